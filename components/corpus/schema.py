@@ -1,0 +1,62 @@
+"""The document table and its companions: one written schema each, checked where a table enters and leaves a step."""
+
+import hashlib
+
+import pyarrow as pa
+
+DOCUMENTS = pa.schema(
+    [
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+QUERIES = pa.schema(
+    [pa.field("query_id", pa.string(), nullable=False), pa.field("text", pa.string(), nullable=False)]
+)
+
+QRELS = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("score", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
+
+def content_id(*parts: str) -> str:
+    """An id derived from content alone: the same on any machine."""
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def passage(title: str | None, text: str) -> str:
+    """The text of a document as it is encoded and searched: title, one space, text (BEIR's and MTEB's convention)."""
+    return f"{title} {text}" if title else text
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns and types; optional columns that are absent become null.
+
+    Raises:
+        ValueError: a required column is missing or holds a null, or a column cannot be cast.
+    """
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise ValueError(f"column `{field.name}` is missing; columns are {table.column_names}")
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        if not field.nullable and column.null_count:
+            raise ValueError(f"column `{field.name}` holds {column.null_count} nulls; it must hold none")
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"column `{field.name}` is {column.type}, not {field.type}: {error}") from error
+    return pa.table(columns, schema=schema)
