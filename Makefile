@@ -1,0 +1,19 @@
+# Each target sets up all that it needs from a fresh clone. The environment is kept outside the checkout and reused.
+.PHONY: demo test venv lint
+RECIPE ?= docs-search
+
+demo: ## the whole workflow on the API documentation of the installed libraries
+	@./embedloom run $(RECIPE) $(ARGS)
+
+test: lint ## everything that CI runs
+	@PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest $(ARGS)
+
+lint:
+	@$(PYTHON_OF_VENV) -m ruff check .
+	@$(PYTHON_OF_VENV) -m ruff format --check .
+	@$(PYTHON_OF_VENV) -m mypy
+
+venv: ## builds or finds the environment; the last line is the path of its Python
+	@cluster/local/venv.sh
+
+PYTHON_OF_VENV = $$(cluster/local/venv.sh | tail -n 1)

@@ -1,0 +1,59 @@
+"""Where and how fast a workflow runs: never part of a step's identity.
+
+A profile is one of the names below or a YAML file with the same fields. Changing it changes no fingerprint.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Profile(BaseModel):
+    """Sizes of one place to run in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: Count = 2
+    """Training workers."""
+    cpus_per_worker: Count = 1
+    gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    encoder_cpus: Count = 2
+    """CPUs of a step that encodes texts in one process."""
+    writer_cpus: Count = 2
+    writer_gpus: Annotated[int, Field(ge=0)] = 0
+    micro_batch_tokens: Count = 2048
+    """Padded tokens a worker runs at once while it trains."""
+    tokens_per_batch: Count = 4096
+    """Padded tokens at once while texts are encoded."""
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 45.0
+    step_deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    maximum_cpus: Count | None = None
+    """What the cluster may grow to; null: it does not grow."""
+    maximum_gpus: Annotated[int, Field(ge=0)] | None = None
+
+
+PROFILES = {
+    "laptop": Profile(),
+    "gpu": Profile(
+        workers=1, cpus_per_worker=4, gpus_per_worker=1, writer_gpus=1, micro_batch_tokens=65536, tokens_per_batch=65536
+    ),
+}
+
+
+def load(name_or_path: str) -> Profile:
+    """A profile by name or from a YAML file. Raises ValueError with what is wrong."""
+    if name_or_path in PROFILES:
+        return PROFILES[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ValueError(f"--profile {name_or_path}: not a file, and none of the profiles here ({', '.join(PROFILES)})")
+    try:
+        return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (ValidationError, yaml.YAMLError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        problem = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}" if first else str(error).splitlines()[0]
+        raise ValueError(f"{path}: {problem}") from error
