@@ -93,7 +93,8 @@ class Store:
         """The manifest of a finished step, checked against what is stored.
 
         Raises:
-            DamagedResultError: it cannot be read, is of another step, or a file is missing or of another size.
+            DamagedResultError: it cannot be read, is of another step, or a file is missing or of another
+                size.
         """
         folder = self.folder(step, fingerprint)
         try:
