@@ -118,7 +118,7 @@ class Folder:
 
     @contextlib.contextmanager
     def local(self) -> Iterator[Path]:
-        """The folder as a local directory, for libraries that open only those: itself, or a temporary copy."""
+        """The folder as a local directory, for libraries that open only those: itself or a temporary copy."""
         if self.is_local:
             yield Path(self.path())
             return
@@ -126,6 +126,18 @@ class Folder:
             target = Path(directory) / "copy"
             self.filesystem.get(self.path(), str(target), recursive=True)
             yield target
+
+    @contextlib.contextmanager
+    def writable(self) -> Iterator[Path]:
+        """A local directory to write the folder's contents into: itself, or one uploaded at the end."""
+        if self.is_local:
+            directory = Path(self.path())
+            directory.mkdir(parents=True, exist_ok=True)
+            yield directory
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+            self.upload(temporary)
 
     def upload(self, directory: Path | str) -> None:
         """Copy the contents of a local directory into the folder."""

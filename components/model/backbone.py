@@ -1,0 +1,82 @@
+"""The transformer under an embedding model: loading it, its blocks, its attention."""
+
+import inspect
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+
+def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The base transformer, without a language-model head, from a directory of config.json and safetensors.
+
+    Raises:
+        ValueError: no such files, or tensors of the architecture are missing from them.
+    """
+    try:
+        backbone, report = AutoModel.from_pretrained(
+            str(directory),
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing and all(name.startswith("pooler.") for name in missing):
+        # BERT's head for next-sentence prediction, which embeddings do not use: better none than a random one.
+        backbone.pooler = None
+    elif missing:
+        raise ValueError(f"the weights in {directory} lack {len(missing)} tensors, the first is {missing[0]}")
+    backbone.config.use_cache = False
+    return backbone.eval()
+
+
+def transformer_blocks(backbone: PreTrainedModel) -> nn.ModuleList:
+    """The backbone's layers, first to last.
+
+    Raises:
+        ValueError: there is no list of `num_hidden_layers` modules in it.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == backbone.config.num_hidden_layers:
+            return module
+    raise ValueError(f"{type(backbone).__name__} has no list of {backbone.config.num_hidden_layers} layers")
+
+
+def keep_layers(backbone: PreTrainedModel, layers: int) -> None:
+    """Leave out all but the first `layers` layers, in place. A final norm behind them stays.
+
+    Raises:
+        ValueError: `layers` is below 1 or above what there is.
+    """
+    blocks = transformer_blocks(backbone)
+    if not 1 <= layers <= len(blocks):
+        raise ValueError(f"layers must be between 1 and {len(blocks)}, what the backbone has; it is {layers}")
+    del blocks[layers:]
+    backbone.config.num_hidden_layers = layers
+    if getattr(backbone.config, "layer_types", None):
+        backbone.config.layer_types = backbone.config.layer_types[:layers]
+
+
+def is_causal(backbone: PreTrainedModel) -> bool:
+    """Whether a position sees only itself and what stands before it."""
+    return any(getattr(module, "is_causal", False) for module in transformer_blocks(backbone).modules())
+
+
+def positions_from_mask(attention_mask_BT: Tensor) -> Tensor:
+    """Position ids that start at 0 with the first real token, wherever the padding stands [B, T]."""
+    return (attention_mask_BT.long().cumsum(1) - 1).clamp(min=0)
+
+
+def takes_position_ids(backbone: PreTrainedModel) -> bool:
+    """Whether positions have to be told. RoBERTa and its kin count them from the padding id themselves."""
+    counts_itself = hasattr(getattr(backbone, "embeddings", None), "padding_idx")
+    return "position_ids" in inspect.signature(backbone.forward).parameters and not counts_itself
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,200 @@
+"""Embedder: backbone, tokenizer and EncodingSpec together, text in, vector out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from components.model.backbone import (
+    is_causal,
+    load_backbone,
+    positions_from_mask,
+    takes_position_ids,
+    transformer_blocks,
+)
+from components.model.pooling import POOLINGS
+from components.model.spec import EncodingSpec, Side
+from components.model.tokens import Cutter, batches_by_length, token_id
+from components.monitor import Monitor, Silent
+
+ENCODING_FILE = "encoding.json"
+
+
+class Embedder(nn.Module):
+    """An embedding model.
+
+    Args:
+        backbone: transformer without head.
+        spec: how it is used.
+        tokenizer: appends `spec.end_token` itself (`tokens.append_end_token`).
+
+    Raises:
+        ValueError: spec, backbone and tokenizer do not fit one another.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, spec: EncodingSpec, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        super().__init__()
+        _check_fit(backbone, spec, tokenizer)
+        self.backbone = backbone
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self._cut = Cutter(tokenizer)
+        self._takes_position_ids = takes_position_ids(backbone)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | Path,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> "Embedder":
+        """A model directory that `save` or `import_model` wrote, in eval mode.
+
+        Raises:
+            ValueError: the directory is none, or its parts do not fit one another.
+        """
+        spec = read_spec(directory)
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return cls(load_backbone(directory, dtype), spec, tokenizer).to(device).eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the embedding table: token ids are below it."""
+        return self.backbone.config.vocab_size
+
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's layers, first to last: the units to shard or to recompute."""
+        return transformer_blocks(self.backbone)
+
+    def tokenize(
+        self, texts: list[str], side: Side, instruction: str | None = None, length: int | None = None
+    ) -> list[list[int]]:
+        """Token ids: template, special tokens, cut at the side's length with the end token kept.
+
+        Args:
+            instruction: for queries, in place of the spec's own.
+            length: in place of the spec's length for the side (a training stage may be shorter).
+        """
+        prefix = self.spec.prefix(side, instruction)
+        return self._cut([prefix + text for text in texts], length or self.spec.length(side))
+
+    def pad(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """`input_ids_BT` and `attention_mask_BT` (int64, on the model's device), padded on the spec's side."""
+        shape = (len(token_ids), max(map(len, token_ids)))
+        input_ids_BT = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        attention_mask_BT = np.zeros(shape, dtype=np.int64)
+        for row, ids in enumerate(token_ids):
+            at = (
+                slice(len(ids)) if self.spec.padding_side == "right" else slice(shape[1] - len(ids), shape[1])
+            )
+            input_ids_BT[row, at] = ids
+            attention_mask_BT[row, at] = 1
+        return (
+            torch.from_numpy(input_ids_BT).to(self.device),
+            torch.from_numpy(attention_mask_BT).to(self.device),
+        )
+
+    def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Vectors float32 [B, dimensions], L2-normalised where the spec says so; padding on either side."""
+        positions = (
+            {"position_ids": positions_from_mask(attention_mask_BT)} if self._takes_position_ids else {}
+        )
+        hidden_BTD = self.backbone(
+            input_ids=input_ids_BT, attention_mask=attention_mask_BT, **positions
+        ).last_hidden_state
+        pooled_BD = POOLINGS[self.spec.pooling](hidden_BTD.float(), attention_mask_BT)
+        vector_BD = pooled_BD[:, : self.spec.dimensions]
+        return normalize(vector_BD, dim=-1) if self.spec.normalize else vector_BD
+
+    def encode(
+        self,
+        texts: list[str],
+        side: Side,
+        instruction: str | None = None,
+        tokens_per_batch: int = 8192,
+        monitor: Monitor | None = None,
+    ) -> np.ndarray:
+        """Vectors of texts, float32 [N, dimensions], in the order of the texts.
+
+        Texts of like length share a batch, so that little is padded; dropout is off.
+
+        Args:
+            tokens_per_batch: padded tokens in one forward pass.
+            monitor: told how many texts are done.
+        """
+        return self.encode_tokens(self.tokenize(texts, side, instruction), tokens_per_batch, monitor)
+
+    @torch.inference_mode()
+    def encode_tokens(
+        self, token_ids: list[list[int]], tokens_per_batch: int = 8192, monitor: Monitor | None = None
+    ) -> np.ndarray:
+        """As `encode`, of what `tokenize` gave."""
+        monitor = monitor or Silent()
+        vector_ND = np.empty((len(token_ids), self.spec.dimensions), dtype=np.float32)
+        was_training = self.training
+        self.eval()
+        done = 0
+        for rows in batches_by_length([len(ids) for ids in token_ids], tokens_per_batch):
+            vector_ND[rows] = self(*self.pad([token_ids[row] for row in rows])).cpu().numpy()
+            done += len(rows)
+            monitor.progress(done, len(token_ids), "texts")
+        self.train(was_training)
+        return vector_ND
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model directory (`export.save_model`)."""
+        from components.model.export import save_model  # export loads what it wrote, through this class
+
+        save_model(directory, self.backbone.config, self.backbone.state_dict(), self.spec, self.tokenizer)
+
+
+def read_spec(directory: str | Path) -> EncodingSpec:
+    """The EncodingSpec of a model directory.
+
+    Raises:
+        ValueError: there is none, or it is not one.
+    """
+    path = Path(directory) / ENCODING_FILE
+    if not path.is_file():
+        raise ValueError(f"{directory} is no model directory of embedloom: {ENCODING_FILE} is missing")
+    try:
+        return EncodingSpec.from_json(json.loads(path.read_text("utf-8"))["spec"])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no encoding file: {error!r}") from error
+
+
+def _check_fit(backbone: PreTrainedModel, spec: EncodingSpec, tokenizer: PreTrainedTokenizerFast) -> None:
+    if spec.dimensions > backbone.config.hidden_size:
+        raise ValueError(
+            f"dimensions is {spec.dimensions}, above the backbone's hidden size {backbone.config.hidden_size}"
+        )
+    if spec.attention == "causal" and not is_causal(backbone):
+        raise ValueError(
+            f"attention is 'causal' but {type(backbone).__name__} attends both ways; use 'own' or a decoder"
+        )
+    if spec.padding_side == "left" and not (
+        takes_position_ids(backbone) or hasattr(getattr(backbone, "embeddings", None), "padding_idx")
+    ):
+        raise ValueError(f"{type(backbone).__name__} cannot be told positions: padding_side must be 'right'")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no padding token; set one in tokenizer_config.json")
+    longest = getattr(backbone.config, "max_position_embeddings", None)
+    if longest and longest > 0 and max(spec.query_length, spec.document_length) > longest:
+        raise ValueError(
+            f"query_length {spec.query_length} and document_length {spec.document_length} must not be above "
+            f"the backbone's {longest} positions"
+        )
+    if spec.end_token is not None:
+        ids = tokenizer.backend_tokenizer.encode("a").ids
+        if not ids or ids[-1] != token_id(tokenizer, spec.end_token):
+            raise ValueError(f"the tokenizer does not append the end token {spec.end_token!r}")

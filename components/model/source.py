@@ -1,0 +1,186 @@
+"""The steps that bring a model in: from wherever it is to a directory that the other steps read."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from components.model.backbone import is_causal, keep_layers, load_backbone
+from components.model.embedder import ENCODING_FILE, Embedder, read_spec
+from components.model.export import weights_digest
+from components.model.names import fetch_model
+from components.model.spec import EncodingSpec, Pooling, check_fields
+from components.model.tokens import append_end_token
+from components.monitor import Monitor
+from components.storage import Folder
+
+_DEFAULT_LENGTH = 512
+_LANGUAGE_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+def import_model(
+    *, model: str, layers: int | None = None, spec: dict[str, Any], output: Folder, monitor: Monitor
+) -> dict[str, float]:
+    """Bring an embedding model, or the backbone of one to be, into a model directory.
+
+    Args:
+        model: a name or uri that `names.resolve_model` knows.
+        layers: keep only the first so many layers; None: all.
+        spec: fields of EncodingSpec. What is left out comes from the model: its `encoding.json`, else its
+            sentence-transformers configuration, else: decoders the last token behind their EOS, encoders the mean.
+        output: the model directory.
+
+    Returns: parameters, layers, dimensions.
+
+    Raises:
+        ValueError: the model cannot be found or loaded, or the spec does not fit it.
+    """
+    check_fields(spec)
+    path = fetch_model(model)
+    if path.suffix == ".gguf":
+        language_model, tokenizer = _load_gguf(path)
+        backbone = language_model.base_model
+        backbone.config.use_cache = False
+    else:
+        backbone = load_backbone(path)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    if layers is not None:
+        keep_layers(backbone, layers)
+    encoding = EncodingSpec.from_json(_infer_spec(path, backbone, tokenizer) | spec)
+    if encoding.end_token is not None:
+        append_end_token(tokenizer, encoding.end_token)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = encoding.end_token or tokenizer.eos_token
+    embedder = Embedder(backbone, encoding, tokenizer)
+    with output.writable() as directory:
+        embedder.save(directory)
+        monitor.params({"weights_digest": weights_digest(directory), **encoding.to_json()})
+    return {
+        "parameters": float(sum(parameter.numel() for parameter in backbone.parameters())),
+        "layers": float(backbone.config.num_hidden_layers),
+        "dimensions": float(encoding.dimensions),
+    }
+
+
+def import_language_model(*, model: str, output: Folder, monitor: Monitor) -> dict[str, float]:
+    """Bring a causal language model into a directory that vLLM and transformers load, chat template included.
+
+    GGUF weights are dequantised and written in bfloat16; a directory of safetensors is copied as it is.
+
+    Args:
+        model: a name or uri that `names.resolve_model` knows.
+
+    Returns: bytes of the weights, chat_template (1 or 0).
+
+    Raises:
+        ValueError: the model cannot be found or loaded.
+    """
+    path = fetch_model(model)
+    with output.writable() as directory:
+        if path.suffix == ".gguf":
+            language_model, tokenizer = _load_gguf(path)
+            language_model.to(torch.bfloat16).save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+        else:
+            for pattern in _LANGUAGE_MODEL_FILES:
+                for file in path.glob(pattern):
+                    shutil.copyfile(file, directory / file.name)
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        monitor.params({"weights_digest": weights_digest(directory)})
+        size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    return {"weights_bytes": float(size), "chat_template": float(tokenizer.chat_template is not None)}
+
+
+def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A dequantised causal language model and its tokenizer from one GGUF file."""
+    language_model = AutoModelForCausalLM.from_pretrained(
+        str(path.parent),
+        gguf_file=path.name,
+        quantization_config=GgufConfig(dequantize=True),
+        attn_implementation="sdpa",
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+    return language_model.eval(), tokenizer
+
+
+def _infer_spec(path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Fields of EncodingSpec that the model itself tells."""
+    if (path / ENCODING_FILE).is_file():
+        return read_spec(path).to_json()
+    positions = getattr(backbone.config, "max_position_embeddings", None) or _DEFAULT_LENGTH
+    length = min(_DEFAULT_LENGTH, positions)
+    inferred: dict[str, Any] = {
+        "query_length": length,
+        "document_length": length,
+        "dimensions": backbone.config.hidden_size,
+        "pooling": "mean",
+    }
+    if is_causal(backbone):
+        # A tokenizer that ends its texts with a special token knows better than its EOS (Qwen3-Embedding).
+        final_id = tokenizer("a").input_ids[-1]
+        special = final_id in tokenizer.all_special_ids
+        end_token = tokenizer.convert_ids_to_tokens(final_id) if special else tokenizer.eos_token
+        inferred |= {"pooling": "last", "end_token": end_token, "attention": "causal"}
+    if (path / "modules.json").is_file():
+        inferred |= _read_sentence_transformers(path, positions)
+    return inferred
+
+
+def _read_sentence_transformers(path: Path, positions: int) -> dict[str, Any]:
+    """Pooling, normalisation, length and prompts of a sentence-transformers directory.
+
+    Raises:
+        ValueError: it has a module or a pooling that an EncodingSpec cannot say.
+    """
+    found: dict[str, Any] = {"normalize": False}
+    for module in _read_json(path / "modules.json"):
+        kind = module["type"].rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            found["pooling"] = _pooling(_read_json(path / module["path"] / "config.json"))
+        elif kind == "Normalize":
+            found["normalize"] = True
+        elif kind != "Transformer":
+            raise ValueError(f"{path} has a sentence-transformers module {kind}, which is not supported")
+    length = _read_json(path / "sentence_bert_config.json").get("max_seq_length")
+    if length:
+        found |= {"query_length": min(length, positions), "document_length": min(length, positions)}
+    prompts = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
+    for side in ("query", "document"):
+        if prompts.get(side):
+            found[f"{side}_template"] = prompts[side] + "{text}"
+    return found
+
+
+def _pooling(config: dict[str, Any]) -> Pooling:
+    names: dict[str, Pooling] = {
+        "mean_tokens": "mean",
+        "cls_token": "cls",
+        "lasttoken": "last",
+        "cls": "cls",
+        "mean": "mean",
+    }
+    flags = [key.removeprefix("pooling_mode_") for key, value in config.items() if value is True]
+    modes = (
+        [config["pooling_mode"]]
+        if "pooling_mode" in config
+        else [flag for flag in flags if flag != "include_prompt"]
+    )
+    if len(modes) != 1 or modes[0] not in names:
+        raise ValueError(
+            f"sentence-transformers pooling {modes} is not supported; mean, cls and last token are"
+        )
+    return names[modes[0]]
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

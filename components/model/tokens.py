@@ -1,0 +1,96 @@
+"""Texts to token ids: the end token, the cut at a length, batches of a bounded size."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.processors import Sequence as Processors
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+
+def append_end_token(tokenizer: PreTrainedTokenizerFast, end_token: str) -> None:
+    """Make the tokenizer itself put `end_token` behind every text, in place.
+
+    It is part of tokenizer.json's post-processor then, so transformers, sentence-transformers and vLLM append it too,
+    and a cut keeps it. A tokenizer that ends its texts with that token already is left as it is.
+
+    Raises:
+        ValueError: the token is not one token of the vocabulary.
+    """
+    end_id = token_id(tokenizer, end_token)
+    backend = tokenizer.backend_tokenizer
+    if backend.encode("a").ids[-1] == end_id:
+        return
+    template = TemplateProcessing(
+        single=f"$A {end_token}",
+        pair=f"$A {end_token} $B:1 {end_token}:1",
+        special_tokens=[(end_token, end_id)],
+    )
+    before = backend.post_processor
+    backend.post_processor = template if before is None else Processors([before, template])
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of a token.
+
+    Raises:
+        ValueError: the vocabulary has no such token.
+    """
+    found = tokenizer.backend_tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer's vocabulary has no token {token!r}")
+    return found
+
+
+def plain(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy of the tokenizer's backend that neither cuts nor pads."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+class Cutter:
+    """Tokenizes and cuts at a length. Safe to use from several threads: no backend is changed once it is made."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._serialized = plain(tokenizer).to_str()
+        self._for_length = lru_cache(maxsize=8)(self._make)
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"_serialized": self._serialized}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self._serialized = state["_serialized"]
+        self._for_length = lru_cache(maxsize=8)(self._make)
+
+    def _make(self, length: int) -> Tokenizer:
+        backend = Tokenizer.from_str(self._serialized)
+        specials = backend.num_special_tokens_to_add(is_pair=False)
+        if length <= specials:
+            raise ValueError(
+                f"a length of {length} tokens leaves no room for text beside {specials} special tokens"
+            )
+        backend.enable_truncation(max_length=length)
+        return backend
+
+    def __call__(self, texts: Sequence[str], length: int) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most `length` each."""
+        return [found.ids for found in self._for_length(length).encode_batch_fast(list(texts))]
+
+
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Indices of texts in batches, the longest text first.
+
+    A batch padded to its longest text holds at most `tokens_per_batch` tokens; a text longer than that stands alone.
+
+    Yields: int64 [rows of the batch].
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens_per_batch // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
