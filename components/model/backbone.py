@@ -27,7 +27,7 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
         raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing and all(name.startswith("pooler.") for name in missing):
-        # BERT's head for next-sentence prediction, which embeddings do not use: better none than a random one.
+        # BERT's next-sentence head, which embeddings do not use: better none than a random one.
         backbone.pooler = None
     elif missing:
         raise ValueError(f"the weights in {directory} lack {len(missing)} tensors, the first is {missing[0]}")

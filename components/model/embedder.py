@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from components.model.backbone import (
     is_causal,
@@ -18,7 +18,7 @@ from components.model.backbone import (
 )
 from components.model.pooling import POOLINGS
 from components.model.spec import EncodingSpec, Side
-from components.model.tokens import Cutter, batches_by_length, token_id
+from components.model.tokens import Cutter, batches_by_length, load_tokenizer, token_id
 from components.monitor import Monitor, Silent
 
 ENCODING_FILE = "encoding.json"
@@ -60,8 +60,7 @@ class Embedder(nn.Module):
             ValueError: the directory is none, or its parts do not fit one another.
         """
         spec = read_spec(directory)
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        return cls(load_backbone(directory, dtype), spec, tokenizer).to(device).eval()
+        return cls(load_backbone(directory, dtype), spec, load_tokenizer(directory)).to(device).eval()
 
     @property
     def device(self) -> torch.device:
@@ -89,14 +88,13 @@ class Embedder(nn.Module):
         return self._cut([prefix + text for text in texts], length or self.spec.length(side))
 
     def pad(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """`input_ids_BT` and `attention_mask_BT` (int64, on the model's device), padded on the spec's side."""
+        """`input_ids_BT` and `attention_mask_BT`: int64, on the model's device, padded on the spec's side."""
         shape = (len(token_ids), max(map(len, token_ids)))
         input_ids_BT = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
         attention_mask_BT = np.zeros(shape, dtype=np.int64)
         for row, ids in enumerate(token_ids):
-            at = (
-                slice(len(ids)) if self.spec.padding_side == "right" else slice(shape[1] - len(ids), shape[1])
-            )
+            start = 0 if self.spec.padding_side == "right" else shape[1] - len(ids)
+            at = slice(start, start + len(ids))
             input_ids_BT[row, at] = ids
             attention_mask_BT[row, at] = 1
         return (

@@ -1,8 +1,8 @@
 """A model on disk: a directory that sentence-transformers, transformers and vLLM open as it is.
 
-Beside their files stand `encoding.json` (EncodingSpec, digest of the weights, space id) and `golden.json` (texts and
-their vectors, computed from what was written), by which whoever loads the directory can tell that it computes the
-same vectors.
+Beside their files stand `encoding.json` (EncodingSpec, digest of the weights, space id) and `golden.json`
+(texts and their vectors, computed from what was written), by which whoever loads the directory can tell that
+it computes the same vectors.
 """
 
 import hashlib
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -51,7 +50,7 @@ def save_model(
 ) -> None:
     """Write a model directory from a full state dict of the backbone; no module is needed.
 
-    Golden vectors are computed in float32 from the written files, so they also prove that the directory loads.
+    Golden vectors are computed in float32 from the written files, so they also prove that it loads.
 
     Args:
         directory: made if absent.
@@ -132,8 +131,8 @@ def check_golden(embedder: Embedder, directory: str | Path, tolerance: float = 1
         at = int(distance_N.argmax())
         if not distance_N[at] <= tolerance:
             raise ValueError(
-                f"the {side} {recorded[at]['text'][:40]!r} does not get the vector recorded in {path}: cosine "
-                f"{1 - distance_N[at]:.6f}, at least {1 - tolerance:.6f} is wanted"
+                f"the {side} {recorded[at]['text'][:40]!r} does not get the vector recorded in {path}: "
+                f"cosine {1 - distance_N[at]:.6f}, at least {1 - tolerance:.6f} is wanted"
             )
         worst = max(worst, float(distance_N[at]))
     return worst

@@ -22,7 +22,7 @@ class ResolvedModel:
     name: str
     """As the user wrote it."""
     uri: str
-    """Directory or .gguf file on this machine, `models:/name/version`, or `hub id@revision`: what `fetch_model` takes."""
+    """What `fetch_model` takes: directory or .gguf file here, `models:/name/version` or `hub id@revision`."""
     digest: str
     """Identity of its content: SHA-256 of the files, or the hub's revision."""
 
@@ -31,7 +31,7 @@ def resolve_model(name: str) -> ResolvedModel:
     """Find a model and the digest of its content, without loading it.
 
     Args:
-        name: directory; .gguf file; `package://python_package`; `models:/name/version` or `models:/name@alias`; hub id.
+        name: directory, .gguf file, `package://python_package`, `models:/name/version` or `@alias`, or hub id.
 
     Raises:
         ValueError: it cannot be found.
@@ -126,10 +126,8 @@ def _in_package(name: str) -> Path:
         *(f.parent for f in root.rglob("*.gguf")),
     }
     for folder in sorted(folders, key=lambda folder: (len(folder.parts), folder)):
-        if (
-            (folder / "config.json").is_file()
-            and any(folder.glob("*.safetensors"))
-            or any(folder.glob("*.gguf"))
+        if ((folder / "config.json").is_file() and any(folder.glob("*.safetensors"))) or any(
+            folder.glob("*.gguf")
         ):
             return _in_directory(folder, name)
     raise ValueError(f"model {name}: the package ships neither safetensors weights nor a .gguf file")
@@ -171,7 +169,7 @@ def _in_registry(name: str) -> ResolvedModel:
 def _on_hub(name: str) -> ResolvedModel:
     if not _HUB_ID.fullmatch(name):
         raise ValueError(
-            f"model {name}: neither a directory, a .gguf file, package://name, models:/name/version nor a hub id"
+            f"model {name}: no directory, .gguf file, package://name, models:/name/version or hub id"
         )
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

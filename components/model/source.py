@@ -3,12 +3,10 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -19,7 +17,7 @@ from components.model.embedder import ENCODING_FILE, Embedder, read_spec
 from components.model.export import weights_digest
 from components.model.names import fetch_model
 from components.model.spec import EncodingSpec, Pooling, check_fields
-from components.model.tokens import append_end_token
+from components.model.tokens import append_end_token, load_tokenizer
 from components.monitor import Monitor
 from components.storage import Folder
 
@@ -36,7 +34,8 @@ def import_model(
         model: a name or uri that `names.resolve_model` knows.
         layers: keep only the first so many layers; None: all.
         spec: fields of EncodingSpec. What is left out comes from the model: its `encoding.json`, else its
-            sentence-transformers configuration, else: decoders the last token behind their EOS, encoders the mean.
+            sentence-transformers configuration, else the last token behind the EOS for decoders, the mean for
+            encoders.
         output: the model directory.
 
     Returns: parameters, layers, dimensions.
@@ -48,11 +47,11 @@ def import_model(
     path = fetch_model(model)
     if path.suffix == ".gguf":
         language_model, tokenizer = _load_gguf(path)
-        backbone = language_model.base_model
+        backbone = cast(PreTrainedModel, language_model.base_model)
         backbone.config.use_cache = False
     else:
         backbone = load_backbone(path)
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = load_tokenizer(path)
     if layers is not None:
         keep_layers(backbone, layers)
     encoding = EncodingSpec.from_json(_infer_spec(path, backbone, tokenizer) | spec)
@@ -88,13 +87,13 @@ def import_language_model(*, model: str, output: Folder, monitor: Monitor) -> di
     with output.writable() as directory:
         if path.suffix == ".gguf":
             language_model, tokenizer = _load_gguf(path)
-            language_model.to(torch.bfloat16).save_pretrained(directory)
+            language_model.bfloat16().save_pretrained(directory)
             tokenizer.save_pretrained(directory)
         else:
             for pattern in _LANGUAGE_MODEL_FILES:
                 for file in path.glob(pattern):
                     shutil.copyfile(file, directory / file.name)
-            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+            tokenizer = load_tokenizer(directory)
         monitor.params({"weights_digest": weights_digest(directory)})
         size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     return {"weights_bytes": float(size), "chat_template": float(tokenizer.chat_template is not None)}
@@ -109,8 +108,7 @@ def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         attn_implementation="sdpa",
         local_files_only=True,
     )
-    tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-    return language_model.eval(), tokenizer
+    return language_model.eval(), load_tokenizer(path.parent, gguf_file=path.name)
 
 
 def _infer_spec(path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """EncodingSpec: everything that turns a text into a vector, in one frozen object.
 
-It is saved with every model (`encoding.json`) and used by filter, miner, trainer, evaluator, exporter and server
-alike. Nothing else in the code formats a prompt.
+It is saved with every model (`encoding.json`) and used by filter, miner, trainer, evaluator, exporter and
+server alike. Nothing else in the code formats a prompt.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ class EncodingSpec:
     """Length of the vector: a prefix of the backbone's hidden state."""
     pooling: Pooling
     query_template: str = _TEXT
-    """A prefix, then `{text}`. The prefix may hold `{instruction}`: `Instruct: {instruction}\\nQuery:{text}`."""
+    """A prefix that may hold `{instruction}`, then `{text}`: `Instruct: {instruction}\\nQuery:{text}`."""
     document_template: str = _TEXT
     """A prefix, then `{text}`."""
     instruction: str = ""
     """What `{instruction}` stands for where a request brings none."""
     end_token: str | None = None
-    """Token behind every text. The tokenizer itself appends it (its post-processor). None: the tokenizer's own way."""
+    """Token behind every text, appended by the tokenizer itself. None: as the tokenizer was built."""
     padding_side: PaddingSide = "right"
     """Execution only: the vectors do not depend on it."""
     attention: Attention = "own"
@@ -111,8 +111,8 @@ class EncodingSpec:
     def space_id(self, weights_digest: str) -> str:
         """Identity of the vector space: vectors are comparable only if they carry the same one.
 
-        Query template, instruction and length and `dimensions` belong to a request, padding side to execution: none
-        of them is in it.
+        Query template, instruction, query length and `dimensions` belong to a request, padding side to
+        execution: none of them is in it.
         """
         identity = {
             "weights": weights_digest,

@@ -2,19 +2,35 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+
+def load_tokenizer(directory: str | Path, gguf_file: str | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer of a directory, or of a GGUF file in it.
+
+    Raises:
+        ValueError: it has none that the `tokenizers` library runs.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), gguf_file=gguf_file, local_files_only=True)
+    except OSError as error:
+        raise ValueError(f"{directory} holds no tokenizer: {str(error).splitlines()[0]}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer in {directory} has no tokenizer.json")
+    return tokenizer
 
 
 def append_end_token(tokenizer: PreTrainedTokenizerFast, end_token: str) -> None:
     """Make the tokenizer itself put `end_token` behind every text, in place.
 
-    It is part of tokenizer.json's post-processor then, so transformers, sentence-transformers and vLLM append it too,
-    and a cut keeps it. A tokenizer that ends its texts with that token already is left as it is.
+    It is part of tokenizer.json's post-processor then, so transformers, sentence-transformers and vLLM append
+    it too, and a cut keeps it. A tokenizer that ends its texts with that token already is left as it is.
 
     Raises:
         ValueError: the token is not one token of the vocabulary.
@@ -53,7 +69,7 @@ def plain(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 
 class Cutter:
-    """Tokenizes and cuts at a length. Safe to use from several threads: no backend is changed once it is made."""
+    """Tokenizes and cuts at a length. Safe to use from several threads: no backend changes once made."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._serialized = plain(tokenizer).to_str()
@@ -84,7 +100,7 @@ class Cutter:
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[np.ndarray]:
     """Indices of texts in batches, the longest text first.
 
-    A batch padded to its longest text holds at most `tokens_per_batch` tokens; a text longer than that stands alone.
+    A batch padded to its longest text holds at most `tokens_per_batch` tokens; a longer text stands alone.
 
     Yields: int64 [rows of the batch].
     """
