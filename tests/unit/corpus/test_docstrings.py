@@ -70,10 +70,9 @@ def test_names_and_texts_of_numpy_agree_with_inspect():
             target = getattr(target, part)
         assert found[f"numpy.{name}"] == inspect.cleandoc(target.__doc__)
 
-    # All of numpy.linalg is written in Python.
+    # All of numpy.linalg is written in Python; two docstrings are assigned while it is imported.
     functions = {f"numpy.linalg.{name}" for name in np.linalg.__all__ if callable(getattr(np.linalg, name))}
-    assert functions
-    assert functions <= found.keys()
+    assert functions - found.keys() == {"numpy.linalg.tensordot", "numpy.linalg.matrix_transpose"}
 
 
 def test_json_agrees_with_inspect():
