@@ -18,7 +18,7 @@ from components.model.backbone import (
 )
 from components.model.pooling import POOLINGS
 from components.model.spec import EncodingSpec, Side
-from components.model.tokens import Cutter, batches_by_length, load_tokenizer, token_id
+from components.model.tokens import Cutter, appended_token, batches_by_length, load_tokenizer
 from components.monitor import Monitor, Silent
 
 ENCODING_FILE = "encoding.json"
@@ -192,7 +192,5 @@ def _check_fit(backbone: PreTrainedModel, spec: EncodingSpec, tokenizer: PreTrai
             f"query_length {spec.query_length} and document_length {spec.document_length} must not be above "
             f"the backbone's {longest} positions"
         )
-    if spec.end_token is not None:
-        ids = tokenizer.backend_tokenizer.encode("a").ids
-        if not ids or ids[-1] != token_id(tokenizer, spec.end_token):
-            raise ValueError(f"the tokenizer does not append the end token {spec.end_token!r}")
+    if spec.end_token is not None and appended_token(tokenizer) != spec.end_token:
+        raise ValueError(f"the tokenizer does not append the end token {spec.end_token!r}")

@@ -169,7 +169,7 @@ def _save_tokenizer(target: Path, tokenizer: PreTrainedTokenizerFast, spec: Enco
         "pad_to_multiple_of",
     ):
         config.pop(leftover, None)
-    _write_json(path, config)
+    _write_json(path, dict(sorted(config.items())))
 
 
 def _save_sentence_transformers(target: Path, hidden_size: int, spec: EncodingSpec) -> None:

@@ -31,7 +31,7 @@ def resolve_model(name: str) -> ResolvedModel:
     """Find a model and the digest of its content, without loading it.
 
     Args:
-        name: directory, .gguf file, `package://python_package`, `models:/name/version` or `@alias`, or hub id.
+        name: directory, .gguf file, package://package, models:/name/version, models:/name@alias or hub id.
 
     Raises:
         ValueError: it cannot be found.

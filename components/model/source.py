@@ -17,7 +17,7 @@ from components.model.embedder import ENCODING_FILE, Embedder, read_spec
 from components.model.export import weights_digest
 from components.model.names import fetch_model
 from components.model.spec import EncodingSpec, Pooling, check_fields
-from components.model.tokens import append_end_token, load_tokenizer
+from components.model.tokens import append_end_token, appended_token, load_tokenizer
 from components.monitor import Monitor
 from components.storage import Folder
 
@@ -124,10 +124,8 @@ def _infer_spec(path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedToke
         "pooling": "mean",
     }
     if is_causal(backbone):
-        # A tokenizer that ends its texts with a special token knows better than its EOS (Qwen3-Embedding).
-        final_id = tokenizer("a").input_ids[-1]
-        special = final_id in tokenizer.all_special_ids
-        end_token = tokenizer.convert_ids_to_tokens(final_id) if special else tokenizer.eos_token
+        # What a tokenizer appends already is not always its EOS (Qwen3-Embedding).
+        end_token = appended_token(tokenizer) or tokenizer.eos_token
         inferred |= {"pooling": "last", "end_token": end_token, "attention": "causal"}
     if (path / "modules.json").is_file():
         inferred |= _read_sentence_transformers(path, positions)

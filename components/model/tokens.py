@@ -1,13 +1,15 @@
 """Texts to token ids: the end token, the cut at a length, batches of a bounded size."""
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.processors import ByteLevel, TemplateProcessing
 from tokenizers.processors import Sequence as Processors
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 
@@ -33,19 +35,51 @@ def append_end_token(tokenizer: PreTrainedTokenizerFast, end_token: str) -> None
     it too, and a cut keeps it. A tokenizer that ends its texts with that token already is left as it is.
 
     Raises:
-        ValueError: the token is not one token of the vocabulary.
+        ValueError: the token is not one token of the vocabulary, or the tokenizer frames its texts otherwise.
     """
     end_id = token_id(tokenizer, end_token)
-    backend = tokenizer.backend_tokenizer
-    if backend.encode("a").ids[-1] == end_id:
+    if appended_token(tokenizer) == end_token:
         return
-    template = TemplateProcessing(
-        single=f"$A {end_token}",
-        pair=f"$A {end_token} $B:1 {end_token}:1",
-        special_tokens=[(end_token, end_id)],
+    backend = tokenizer.backend_tokenizer
+    before = json.loads(backend.to_str())["post_processor"]
+    stages = before["processors"] if before and before["type"] == "Sequence" else [before] if before else []
+    kept = [stage for stage in stages if stage["type"] == "ByteLevel"]
+    templates = [stage for stage in stages if stage["type"] == "TemplateProcessing"]
+    if len(templates) > 1 or len(kept) + len(templates) != len(stages):
+        raise ValueError(
+            f"the tokenizer frames its texts by {[stage['type'] for stage in stages]}, behind which no end token "
+            f"{end_token!r} can be put"
+        )
+    # One template says it all: of two in a sequence the second would be put into the first's pieces.
+    template = (
+        templates[0] if templates else {"single": _pieces("A"), "pair": _pieces("AB"), "special_tokens": {}}
     )
-    before = backend.post_processor
-    backend.post_processor = template if before is None else Processors([before, template])
+    processor = TemplateProcessing(
+        single=[*map(_piece, template["single"]), f"{end_token}:0"],
+        pair=[*map(_piece, template["pair"]), f"{end_token}:1"],
+        special_tokens=[*template["special_tokens"].values(), (end_token, end_id)],
+    )
+    byte_levels = [
+        ByteLevel(stage["add_prefix_space"], stage["trim_offsets"], stage["use_regex"]) for stage in kept
+    ]
+    backend.post_processor = Processors([*byte_levels, processor]) if kept else processor
+
+
+def _pieces(sequences: str) -> list[dict[str, Any]]:
+    return [{"Sequence": {"id": name, "type_id": number}} for number, name in enumerate(sequences)]
+
+
+def _piece(piece: dict[str, Any]) -> str:
+    """A piece of a template in tokenizer.json as TemplateProcessing takes it."""
+    ((kind, value),) = piece.items()
+    return f"{'$' if kind == 'Sequence' else ''}{value['id']}:{value['type_id']}"
+
+
+def appended_token(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The special token that the tokenizer puts behind a text; None if it puts none."""
+    backend = tokenizer.backend_tokenizer
+    whole, text = backend.encode("a").tokens, backend.encode("a", add_special_tokens=False).tokens
+    return whole[-1] if whole[len(whole) - len(text) :] != text else None
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

@@ -1,0 +1,94 @@
+"""EncodingSpec: what it refuses, what it formats, and what makes two vector spaces one."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from components.model.spec import EncodingSpec
+
+SPEC = EncodingSpec(
+    query_length=64,
+    document_length=128,
+    dimensions=32,
+    pooling="last",
+    query_template="Instruct: {instruction}\nQuery:{text}",
+    instruction="Given a web search query, retrieve relevant passages that answer the query",
+    end_token="<|endoftext|>",
+    attention="causal",
+)
+
+
+def test_query_is_formatted_as_on_the_model_card_of_qwen3_embedding():
+    # https://huggingface.co/Qwen/Qwen3-Embedding-0.6B, get_detailed_instruct
+    task = "Given a web search query, retrieve relevant passages that answer the query"
+    query = "What is the capital of China?"
+    assert SPEC.format_query(query) == f"Instruct: {task}\nQuery:{query}"
+    assert SPEC.format_query(query, "Find it") == f"Instruct: Find it\nQuery:{query}"
+    assert SPEC.format_document("The capital of China is Beijing.") == "The capital of China is Beijing."
+
+
+def test_text_and_instruction_are_never_read_as_templates():
+    assert (
+        SPEC.format_query("f'{instruction} {x}'", "{text}") == "Instruct: {text}\nQuery:f'{instruction} {x}'"
+    )
+
+
+def test_json_round_trip():
+    assert EncodingSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pooler": "mean"}, "unknown encoding field pooler"),
+        ({"pooling": "max"}, "pooling must be one of"),
+        ({"attention": "sliding"}, "attention must be one of"),
+        ({"padding_side": "both"}, "padding_side must be one of"),
+        ({"query_length": 0}, "query_length must be a whole number above 0"),
+        ({"dimensions": True}, "dimensions must be a whole number above 0"),
+        ({"query_template": "query: "}, "query_template must be a prefix followed by"),
+        ({"document_template": "{text}."}, "document_template must be a prefix followed by"),
+        ({"document_template": "{instruction}{text}"}, "only query_template may"),
+        ({"normalize": "yes"}, "normalize must be true or false"),
+        ({"end_token": ""}, "end_token must be a token or null"),
+    ],
+)
+def test_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        EncodingSpec.from_json(SPEC.to_json() | change)
+
+
+def test_says_what_is_missing():
+    with pytest.raises(ValueError, match="lacks dimensions, pooling"):
+        EncodingSpec.from_json({"query_length": 1, "document_length": 1})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query_template": "{text}"},
+        {"instruction": "another"},
+        {"query_length": 5},
+        {"dimensions": 8},
+        {"padding_side": "left"},
+    ],
+)
+def test_what_belongs_to_a_request_leaves_the_space(change):
+    assert replace(SPEC, **change).space_id("digest") == SPEC.space_id("digest")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"document_template": "passage: {text}"},
+        {"document_length": 64},
+        {"end_token": None},
+        {"attention": "own"},
+        {"pooling": "mean"},
+        {"normalize": False},
+    ],
+)
+def test_what_changes_a_document_vector_changes_the_space(change):
+    assert replace(SPEC, **change).space_id("digest") != SPEC.space_id("digest")
+    assert SPEC.space_id("other weights") != SPEC.space_id("digest")
