@@ -42,6 +42,7 @@ class Duplicates(Section):
     """Estimated Jaccard similarity of word n-grams."""
     num_permutations: Count = 64
     ngram: Count = 5
+    seed: int = 0
 
 
 class Split(Section):
@@ -95,6 +96,9 @@ class Synthesis(Section):
     passage_characters: Count = 600
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Share = 0.95
+    frequency_penalty: float = 0.0
+    max_tokens: Count = 64
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     seed: int = 0
 
 
@@ -126,11 +130,19 @@ class Mining(Section):
 
 
 class Contrastive(Section):
-    """Eq. 1 of the Qwen3-Embedding paper; the defaults are its `paper` preset."""
+    """Eq. 1 of the Qwen3-Embedding paper. The defaults are the preset `paper`: its reading of every open point."""
 
+    preset: Literal["paper"] = "paper"
     temperature: Annotated[float, Field(gt=0)] = 0.02
-    threshold: float | None = 0.1
-    """Negatives that score above the positive's cosine plus this are masked; null: none is."""
+    threshold: float = 0.1
+    """Negatives that score above the positive's cosine plus this are masked."""
+    masked_document_document: Literal["by_qd", "by_dd", "none"] = "by_qd"
+    """What masks the document-document term."""
+    other_documents: Literal["positives_and_negatives", "positives"] = "positives_and_negatives"
+    mask_duplicates: bool = True
+    threshold_own_negatives: bool = True
+    across_workers: bool = True
+    """Negatives are gathered from every worker."""
 
 
 class Stage(Section):

@@ -1,4 +1,4 @@
-"""Pairs that a corpus holds already: title and body of a document, a labelled query and its document."""
+"""The pairs of a stage: those that a corpus holds already, and those that were written for it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ def collect_pairs(
     seed: int,
     output: Folder,
     monitor: Monitor,
+    synthetic: Folder | None = None,
 ) -> dict[str, float]:
     """Write pairs.parquet from the training side of a split; `origin` of a pair is its kind.
 
@@ -37,9 +38,10 @@ def collect_pairs(
         instruction: for the query side; None: none.
         task: name under which a trainer batches these pairs together.
         limit_per_kind: at most so many pairs of each kind; None: all.
+        synthetic: a folder with a pairs.parquet of its own, whose rows are added as they are.
 
     Returns:
-        rows_in, rows_out, pairs_<kind> and rejected_<reason> (`empty`, `query_is_positive`, `repeated`,
+        rows_in, rows_out, pairs_<origin> and rejected_<reason> (`empty`, `query_is_positive`, `repeated`,
         `over_limit`).
 
     Raises:
@@ -83,6 +85,8 @@ def collect_pairs(
                 pairs.append(row)
                 continue
             rejected.append({**row, "reason": reason})
+    if synthetic is not None:
+        pairs += conform(synthetic.read_table("pairs.parquet"), PAIRS).to_pylist()
 
     reasons = Counter(f"rejected_{row['reason']}" for row in rejected)
     if not pairs:

@@ -1,0 +1,230 @@
+"""The whole workflow, read from top to bottom: recipe -> DAG.
+
+    documents - duplicates - split -+- synthetic - filtered ----+
+                                    |      |                    |
+                                    |   weak-pairs       supervised-pairs
+                                    |      |                    |
+                       base --------+---- weak -------------- mined - supervised - merged
+                                    |      |                              |          |
+                                    +- evaluate-bm25 -base -weak -supervised -merged - report, register
+
+Each step names its function; `config`, `inputs` and `external` are what changes the result and make its identity,
+`execution` says where and how fast. Nothing runs here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.corpus import readers
+from components.model import names
+from components.synthesis import prompts
+from workflows.engine.step import Budget, Step, Sub
+from workflows.profile import Profile
+from workflows.recipe import Recipe
+
+
+def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) -> list[Step]:
+    """The steps that a recipe asks for; the engine finds what they are made of.
+
+    Everything that comes from outside is looked at here, to know its digest.
+
+    Args:
+        tracking_uri: of the MLflow server whose registry takes the model; None where nothing will be run.
+
+    Raises:
+        ValueError: a source or a model that cannot be used, in one sentence.
+    """
+    encoder = {"tokens_per_batch": profile.tokens_per_batch}
+    encoder_budget = Budget(cpus=profile.encoder_cpus)
+
+    # ---- documents
+    documents = Step(
+        "documents",
+        "components.corpus.readers:read_documents",
+        config=recipe.documents.model_dump(exclude={"sources"}),
+        external=readers.source_digests(recipe.documents.sources),
+        execution={"sources": recipe.documents.sources},
+        explain="components.corpus.readers:changed_documents",
+        budget=encoder_budget,
+    )
+    duplicates = Step(
+        "duplicates",
+        "components.corpus.duplicates:group_duplicates",
+        config=recipe.duplicates.model_dump(),
+        inputs={"documents": documents},
+        budget=encoder_budget,
+    )
+    split = Step(
+        "split",
+        "components.corpus.split:split_documents",
+        config=recipe.split.model_dump(),
+        inputs={"documents": documents, "duplicates": duplicates},
+    )
+
+    # ---- models that come from outside
+    base = _import("base", "import_model", recipe.model.base, _model_config(recipe))
+
+    # ---- pairs
+    synthetic = filtered = None
+    if recipe.synthesis:
+        synthetic = _synthesise(recipe, profile, split)
+        filtered = Step(
+            "filtered",
+            "components.pairs.filters:filter_pairs",
+            config=recipe.filter.model_dump(),
+            inputs={"pairs": synthetic, "model": base},
+            execution=encoder,
+            budget=encoder_budget,
+        )
+    weak_pairs = _collect(
+        "weak-pairs", recipe, split, synthetic, kinds=recipe.weak.kinds, limit=recipe.weak.limit_per_kind
+    )
+    supervised_pairs = _collect(
+        "supervised-pairs", recipe, split, filtered, kinds=["labelled"], limit=recipe.supervised.limit
+    )
+
+    # ---- training: weak stage, hard negatives by its model, supervised stage, merge
+    weak = _train("weak", recipe.weak.model_dump(exclude={"kinds", "limit_per_kind"}), profile, weak_pairs, base)
+    mined = Step(
+        "mined",
+        "components.pairs.mining:mine_negatives",
+        config=recipe.mine.model_dump(),
+        inputs={"pairs": supervised_pairs, "split": split, "model": weak / "model"},
+        execution=encoder,
+        budget=encoder_budget,
+    )
+    supervised = _train(
+        "supervised", recipe.supervised.model_dump(exclude={"limit"}), profile, mined, weak / "model"
+    )
+    merged = Step(
+        "merged",
+        "components.merge.spherical:merge_checkpoints",
+        config=recipe.merge.model_dump(),
+        inputs={"checkpoints": supervised, "base": weak / "model"},
+    )
+
+    # ---- judgement: every system on the same held-out queries
+    bm25 = Step("evaluate-bm25", "components.evaluation.retrieval:evaluate_bm25", inputs={"split": split})
+    systems = {"base": base, "weak": weak / "model", "supervised": supervised / "model", "merged": merged}
+    evaluations = {"bm25": bm25} | {
+        name: Step(
+            f"evaluate-{name}",
+            "components.evaluation.retrieval:evaluate_model",
+            inputs={"split": split, "model": model},
+            execution=encoder,
+            budget=encoder_budget,
+        )
+        for name, model in systems.items()
+    }
+    written_up = {
+        "documents": documents,
+        "split": split,
+        "synthetic": synthetic,
+        "filtered": filtered,
+        "weak_pairs": weak_pairs,
+        "weak": weak,
+        "mined": mined,
+        "supervised": supervised,
+        "merged": merged,
+    }
+    report = Step(
+        "report",
+        "components.evaluation.report:write_report",
+        config={"baseline": "base"},
+        inputs={name: step for name, step in written_up.items() if step is not None}
+        | {f"evaluate_{name}": step for name, step in evaluations.items()},
+    )
+    register = Step(
+        "register",
+        "components.serving.registry:register_model",
+        config={"name": recipe.name},
+        inputs={
+            "model": merged,
+            "split": split,
+            "evaluation": evaluations["merged"],
+            "base_evaluation": evaluations["base"],
+        },
+        execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoder},
+        confirm="components.serving.registry:is_registered",
+        budget=encoder_budget,
+    )
+    return [report, register]
+
+
+def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> Step:
+    """A model from outside: its digest is identity, where it lies is not."""
+    found = names.resolve_model(model)
+    return Step(
+        name,
+        f"components.model.source:{function}",
+        config=config,
+        external={found.name: found.digest},
+        execution={"model": found.uri},
+    )
+
+
+def _model_config(recipe: Recipe) -> dict[str, Any]:
+    return {"layers": recipe.model.layers, "spec": recipe.model.encoding.model_dump(exclude_none=True)}
+
+
+def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
+    asked = recipe.synthesis
+    assert asked is not None
+    writer = _import("writer", "import_language_model", asked.writer, {})
+    return Step(
+        "synthetic",
+        "components.synthesis.generate:synthesise",
+        config={
+            **asked.model_dump(exclude={"writer", "prompts", "personas"}),
+            "llm": asked.writer,
+            "language": recipe.documents.language,
+            "prompt_version": prompts.prompt_version(asked.prompts),
+            "persona_version": prompts.personas_version(asked.personas),
+        },
+        inputs={"split": split, "writer": writer},
+        execution={
+            "prompts": asked.prompts,
+            "personas": asked.personas,
+            "num_cpus": profile.writer_cpus,
+            "num_gpus": profile.writer_gpus,
+        },
+        budget=Budget(cpus=profile.writer_cpus, gpus=profile.writer_gpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def _collect(
+    name: str, recipe: Recipe, split: Step, synthetic: Step | None, kinds: list[str], limit: int | None
+) -> Step:
+    return Step(
+        name,
+        "components.pairs.sources:collect_pairs",
+        config={
+            "kinds": list(kinds),
+            "instruction": None,
+            "task": "retrieval",
+            "limit_per_kind": limit,
+            "seed": recipe.split.seed,
+        },
+        inputs={"split": split} | ({"synthetic": synthetic} if synthetic else {}),
+    )
+
+
+def _train(name: str, config: Mapping[str, Any], profile: Profile, pairs: Step, model: Step | Sub) -> Step:
+    return Step(
+        name,
+        "components.training.stage:train_stage",
+        config=config,
+        inputs={"pairs": pairs, "model": model},
+        execution={
+            "num_workers": profile.workers,
+            "cpus_per_worker": profile.cpus_per_worker,
+            "use_gpu": profile.gpus_per_worker > 0,
+            "micro_batch_tokens": profile.micro_batch_tokens,
+            "checkpoint_every_s": profile.checkpoint_every_s,
+        },
+        budget=Budget(
+            cpus=profile.workers * profile.cpus_per_worker, gpus=profile.workers * profile.gpus_per_worker
+        ),
+        deadline_s=profile.step_deadline_s,
+    )
