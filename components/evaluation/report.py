@@ -1,0 +1,209 @@
+"""The report of a run: one table for programs, one page for people."""
+
+import base64
+import json
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+
+from components.evaluation import figures
+from components.evaluation.changes import largest_changes
+from components.evaluation.collection import Collection, read_collection
+from components.evaluation.evaluation import read_evaluation
+from components.evaluation.funnel import read_counts, read_funnel
+from components.evaluation.metrics import METRICS
+from components.evaluation.table import comparison_rows, p_text, title, write_rows
+from components.monitor import Monitor
+from components.storage import Folder
+
+EVALUATION_PREFIX = "evaluate_"
+METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page, with the words for those who do not see it."""
+
+    name: str
+    words: str
+    figure: Figure
+
+    @property
+    def source(self) -> str:
+        """The figure as a data URI."""
+        return "data:image/svg+xml;base64," + base64.b64encode(figures.to_svg(self.figure)).decode()
+
+
+@dataclass(frozen=True)
+class Angles:
+    """How far apart the merged checkpoints were."""
+
+    plot: Plot
+    median: float
+    largest: float
+    tensor: str
+    ratio_low: float
+    ratio_high: float
+
+
+def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: Folder) -> dict[str, float]:
+    """Compare the systems of a run and write it up.
+
+    Args:
+        output: gets table.json (rows of table.Row) and report.html, one file that loads nothing.
+        baseline: the system that the others are tested against, e.g. "base".
+        folders: outputs of steps by name. Those named `evaluate_<system>` are rows of the table, in this
+            order; the last is the one whose queries are compared with the baseline's. The others, in the
+            order of the work, are read for what they hold: tables of documents and pairs with what was
+            rejected, scored pairs (a histogram), `history.parquet` of a training stage (step, loss),
+            `angles.parquet` of a merge (tensor, angle_degrees, norm_ratio), `encoding.json` of a model, and a
+            split (texts of the queries). A section for which nothing is found is left out of the page.
+
+    Returns:
+        For each system its nDCG@10, and p of the difference to the baseline (Holm-corrected).
+
+    Raises:
+        ValueError: no such baseline, or evaluations made on different collections.
+    """
+    evaluations = {
+        name.removeprefix(EVALUATION_PREFIX): read_evaluation(folder)
+        for name, folder in folders.items()
+        if name.startswith(EVALUATION_PREFIX)
+    }
+    steps = {
+        name.replace("_", "-"): folder  # an argument's name allows no dash, a step's does
+        for name, folder in folders.items()
+        if not name.startswith(EVALUATION_PREFIX)
+    }
+    rows = comparison_rows(evaluations, baseline)
+    candidate = rows[-1]
+    monitor.artifact("table.json", write_rows(rows, output))
+
+    stages = Plot("stages", "nDCG@10 of each system with its 95 % interval", figures.stages(rows))
+    scores, losses, angles = _scores(steps), _losses(steps), _angles(steps)
+    for plot in (stages, *scores, *losses, *(found.plot for found in angles)):
+        monitor.figure(f"{plot.name}.png", plot.figure)
+
+    collection = _collection(steps)
+    gained, lost = (
+        largest_changes(evaluations[baseline], evaluations[candidate.name], collection)
+        if collection and candidate.name != baseline
+        else ([], [])
+    )
+    page = _template().render(
+        rows=rows,
+        baseline=next(row for row in rows if row.name == baseline),
+        candidate=candidate,
+        best={metric: max(row.metrics[metric].mean for row in rows) for metric in METRICS},
+        left_out=evaluations[baseline].queries_left_out,
+        outside=evaluations[baseline].relevant_outside,
+        digest=evaluations[baseline].digest,
+        others=[metric for metric in METRICS if metric != METRIC],
+        stages=stages,
+        sources=_sources(steps),
+        models=_models(steps),
+        funnel=read_funnel(steps),
+        scores=scores,
+        losses=losses,
+        angles=angles,
+        gained=gained,
+        lost=lost,
+    )
+    output.write("report.html", page.encode())
+    monitor.artifact("report.html", page.encode())
+    means = {f"{METRIC}_{row.name}": row.metrics[METRIC].mean for row in rows}
+    return means | {f"p_{row.name}": row.p[METRIC] for row in rows if row.p}
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"title": title, "p": p_text, "count": "{:,}".format}
+    source = resources.files("components.evaluation").joinpath("report.html").read_text("utf-8")
+    return environment.from_string(source)
+
+
+def _collection(steps: dict[str, Folder]) -> Collection | None:
+    split = next((f for f in steps.values() if f.exists("evaluation/queries.parquet")), None)
+    return read_collection(split) if split else None
+
+
+def _sources(steps: dict[str, Folder]) -> dict[str, int]:
+    """How many documents each source gave, most first."""
+    documents = next((f for f in steps.values() if f.exists("documents.parquet")), None)
+    return read_counts(documents, "documents.parquet", "source") if documents else {}
+
+
+def _models(steps: dict[str, Folder]) -> dict[str, dict[str, object]]:
+    """How each model directory encodes, by step."""
+    return {
+        name: json.loads(folder.read("encoding.json"))["spec"]
+        | {
+            key: value
+            for key, value in json.loads(folder.read("config.json")).items()
+            if key in ("model_type", "num_hidden_layers", "hidden_size")
+        }
+        for name, folder in steps.items()
+        if folder.exists("encoding.json")
+    }
+
+
+def _scores(steps: dict[str, Folder]) -> list[Plot]:
+    plots = []
+    for name, folder in steps.items():
+        if not (folder.exists("pairs.parquet") and folder.exists("rejected/rejected.parquet")):
+            continue
+        kept = _column(folder, "pairs.parquet", "score")
+        rejected = _column(folder, "rejected/rejected.parquet", "score")
+        if len(kept):
+            words = f"Histogram of cosines in {name}: {len(kept)} pairs kept, {len(rejected)} rejected"
+            plots.append(Plot(f"scores-{name}", words, figures.scores(kept, rejected, name)))
+    return plots
+
+
+def _losses(steps: dict[str, Folder]) -> list[Plot]:
+    plots = []
+    for name, folder in steps.items():
+        if not folder.exists("history.parquet"):
+            continue
+        history = folder.read_table("history.parquet", columns=["step", "loss"]).sort_by("step")
+        if not history.num_rows:
+            continue
+        step_S, loss_S = (history[column].to_numpy() for column in ("step", "loss"))
+        words = f"Loss of {name} over {len(step_S)} steps: {loss_S[0]:.3f} at first, {loss_S[-1]:.3f} at last"
+        plots.append(Plot(f"loss-{name}", words, figures.losses(step_S, loss_S, name)))
+    return plots
+
+
+def _angles(steps: dict[str, Folder]) -> list[Angles]:
+    found = []
+    for name, folder in steps.items():
+        if not folder.exists("angles.parquet"):
+            continue
+        table = folder.read_table("angles.parquet", columns=["tensor", "angle_degrees", "norm_ratio"])
+        angle_T, ratio_T = (table[column].to_numpy() for column in ("angle_degrees", "norm_ratio"))
+        largest = int(np.argmax(angle_T))
+        words = f"Angle of each of {len(angle_T)} tensors"
+        plot = Plot(f"angles-{name}", words, figures.angles(angle_T, name))
+        found.append(
+            Angles(
+                plot=plot,
+                median=float(np.median(angle_T)),
+                largest=float(angle_T[largest]),
+                tensor=table["tensor"][largest].as_py(),
+                ratio_low=float(ratio_T.min()),
+                ratio_high=float(ratio_T.max()),
+            )
+        )
+    return found
+
+
+def _column(folder: Folder, file: str, column: str) -> np.ndarray:
+    table = folder.read_table(file)
+    if column not in table.column_names:
+        return np.empty(0)
+    return table[column].drop_null().to_numpy()

