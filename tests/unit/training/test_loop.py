@@ -1,0 +1,90 @@
+"""The loop over two workers: a stage that was stopped ends in the same bits as one that was not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from gloo import run_workers
+from training_rows import write_tokens
+
+from components.model.export import weights_digest
+from components.monitor import Silent
+from components.objective.contrastive import Objective
+from components.storage import Folder
+from components.training.loop import DivergenceError, StageExecution, StageSettings, run_steps
+
+SETTINGS = StageSettings(
+    objective=Objective(temperature=0.05),
+    batch_size=6,
+    steps=7,  # 20 rows make 3 batches: into the third epoch
+    learning_rate=1e-3,
+    warmup_share=0.2,
+    schedule="cosine",
+    weight_decay=0.1,
+    betas=(0.9, 0.98),
+    max_gradient_norm=1.0,
+    dropout=None,
+    precision="bfloat16",
+    seed=5,
+    export_steps=(5, 7),
+)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stopped_and_undisturbed(
+    group: dist.ProcessGroup, model: Path, tokens: Folder, directory: Path
+) -> dict[str, object]:
+    def execution(name: str) -> StageExecution:
+        return StageExecution(
+            tokens=tokens,
+            model=Folder(str(model)),
+            exports=Folder(str(directory / name)),
+            micro_batch_tokens=100,
+            checkpoint_every_s=0,
+            threads=1,
+            device="cpu",
+        )
+
+    def keep(step: int, fill: Callable[[Path], None]) -> None:
+        checkpoint = directory / f"checkpoint-{step}"
+        checkpoint.mkdir(exist_ok=True)
+        fill(checkpoint)
+        dist.barrier(group)
+        if step == 4:
+            raise StoppedError
+
+    def forget(step: int, fill: Callable[[Path], None]) -> None: ...
+
+    undisturbed = run_steps(SETTINGS, execution("undisturbed"), Silent(), group, None, forget)
+    with pytest.raises(StoppedError):
+        run_steps(SETTINGS, execution("stopped"), Silent(), group, None, keep)
+    checkpoint = directory / "checkpoint-4"
+    stopped = run_steps(SETTINGS, execution("stopped"), Silent(), group, checkpoint, forget)
+    with pytest.raises(ValueError, match="other settings of the stage"):
+        run_steps(
+            replace(SETTINGS, learning_rate=2e-3), execution("other"), Silent(), group, checkpoint, forget
+        )
+    diverging = replace(SETTINGS, learning_rate=1e30, max_gradient_norm=1e30, warmup_share=0.0)
+    with pytest.raises(DivergenceError) as divergence:
+        run_steps(diverging, execution("diverged"), Silent(), group, None, forget)
+    return {"undisturbed": undisturbed, "stopped": stopped, "pair_ids": divergence.value.pair_ids}
+
+
+def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Path) -> None:
+    tokens = write_tokens(dropout_model, tmp_path / "tokens", rows=20)
+    results = run_workers(stopped_and_undisturbed, 2, tmp_path, dropout_model, tokens, tmp_path)
+    start = weights_digest(dropout_model)
+    for name in ("step-000005", "step-000007"):
+        undisturbed = weights_digest(tmp_path / "undisturbed" / name)
+        assert weights_digest(tmp_path / "stopped" / name) == undisturbed != start
+    for result in results:
+        for field in ("loss", "gradient_norm", "positive_cosine", "masked_share"):
+            assert result["undisturbed"][field] == result["stopped"][field]
+    # the batch that diverged is named, all of it, on every worker
+    assert len(results[0]["pair_ids"]) == SETTINGS.batch_size
+    assert results[0]["pair_ids"] == results[1]["pair_ids"]
