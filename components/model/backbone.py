@@ -1,11 +1,14 @@
 """The transformer under an embedding model: loading it, its blocks, its attention."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 
 def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -15,14 +18,15 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
         ValueError: no such files, or tensors of the architecture are missing from them.
     """
     try:
-        backbone, report = AutoModel.from_pretrained(
-            str(directory),
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            backbone, report = AutoModel.from_pretrained(
+                str(directory),
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except OSError as error:
         raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
@@ -33,6 +37,20 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
         raise ValueError(f"the weights in {directory} lack {len(missing)} tensors, the first is {missing[0]}")
     backbone.config.use_cache = False
     return backbone.eval()
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' report on tensors, which is read and judged here, and without its bars."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def transformer_blocks(backbone: PreTrainedModel) -> nn.ModuleList:

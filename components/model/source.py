@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from components.model.backbone import is_causal, keep_layers, load_backbone
+from components.model.backbone import is_causal, keep_layers, load_backbone, quiet_loading
 from components.model.embedder import ENCODING_FILE, Embedder, read_spec
 from components.model.export import weights_digest
 from components.model.names import fetch_model
@@ -101,13 +101,14 @@ def import_language_model(*, model: str, output: Folder, monitor: Monitor) -> di
 
 def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A dequantised causal language model and its tokenizer from one GGUF file."""
-    language_model = AutoModelForCausalLM.from_pretrained(
-        str(path.parent),
-        gguf_file=path.name,
-        quantization_config=GgufConfig(dequantize=True),
-        attn_implementation="sdpa",
-        local_files_only=True,
-    )
+    with quiet_loading():
+        language_model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent),
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),
+            attn_implementation="sdpa",
+            local_files_only=True,
+        )
     return language_model.eval(), load_tokenizer(path.parent, gguf_file=path.name)
 
 

@@ -47,13 +47,12 @@ def append_end_token(tokenizer: PreTrainedTokenizerFast, end_token: str) -> None
     templates = [stage for stage in stages if stage["type"] == "TemplateProcessing"]
     if len(templates) > 1 or len(kept) + len(templates) != len(stages):
         raise ValueError(
-            f"the tokenizer frames its texts by {[stage['type'] for stage in stages]}, behind which no end token "
-            f"{end_token!r} can be put"
+            f"the tokenizer frames its texts by {[stage['type'] for stage in stages]}, "
+            f"behind which no end token {end_token!r} can be put"
         )
     # One template says it all: of two in a sequence the second would be put into the first's pieces.
-    template = (
-        templates[0] if templates else {"single": _pieces("A"), "pair": _pieces("AB"), "special_tokens": {}}
-    )
+    empty: dict[str, Any] = {"single": _pieces("A"), "pair": _pieces("AB"), "special_tokens": {}}
+    template = templates[0] if templates else empty
     processor = TemplateProcessing(
         single=[*map(_piece, template["single"]), f"{end_token}:0"],
         pair=[*map(_piece, template["pair"]), f"{end_token}:1"],

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from decoder import write_decoder
+from tiny_decoder import write_decoder
 
 from components.model.embedder import Embedder
 from components.model.source import import_model

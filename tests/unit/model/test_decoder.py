@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from decoder import END
 from sentence_transformers import SentenceTransformer
+from tiny_decoder import END
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from components.model.embedder import Embedder

@@ -1,9 +1,9 @@
 """The end token and the batches."""
 
 import pytest
-from decoder import END
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_decoder import END
 from tokenizers.processors import BertProcessing, ByteLevel, TemplateProcessing
 from tokenizers.processors import Sequence as Processors
 from transformers import AutoTokenizer

@@ -13,7 +13,7 @@ END = "<end>"
 
 
 def write_decoder(directory: Path, layers: int = 3) -> Path:
-    """Words are `w0` to `w49`. The tokenizer appends nothing and has no padding token, as many decoders' own."""
+    """Words are `w0` to `w49`. The tokenizer appends nothing and has no padding token."""
     vocabulary = {word: i for i, word in enumerate([END, "<unk>", *(f"w{i}" for i in range(WORDS))])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
