@@ -7,6 +7,7 @@ from importlib import resources
 
 import jinja2
 import numpy as np
+import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from components.evaluation import figures
@@ -39,14 +40,21 @@ class Plot:
 
 @dataclass(frozen=True)
 class Angles:
-    """How far apart the merged checkpoints were."""
+    """How far apart the merged checkpoints were, over tensors.
+
+    Attributes:
+        median, largest: angle in degrees; `tensor` has the largest.
+        norm_ratio: greatest over smallest norm of the inputs, the median.
+        from_average, from_average_largest: distance of the result from the plain average, over its norm.
+    """
 
     plot: Plot
     median: float
     largest: float
     tensor: str
-    ratio_low: float
-    ratio_high: float
+    norm_ratio: float
+    from_average: float
+    from_average_largest: float
 
 
 def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: Folder) -> dict[str, float]:
@@ -59,8 +67,8 @@ def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: 
             order; the last is the one whose queries are compared with the baseline's. The others, in the
             order of the work, are read for what they hold: tables of documents and pairs with what was
             rejected, scored pairs (a histogram), `history.parquet` of a training stage (step, loss),
-            `angles.parquet` of a merge (tensor, angle_degrees, norm_ratio), `encoding.json` of a model, and a
-            split (texts of the queries). A section for which nothing is found is left out of the page.
+            `angles.parquet` of a merge (tensor, angle_degrees, norm_ratio, from_average), `encoding.json` of
+            a model, and a split (texts of the queries). A section for which nothing is found is left out.
 
     Returns:
         For each system its nDCG@10, and p of the difference to the baseline (Holm-corrected).
@@ -184,8 +192,11 @@ def _angles(steps: dict[str, Folder]) -> list[Angles]:
     for name, folder in steps.items():
         if not folder.exists("angles.parquet"):
             continue
-        table = folder.read_table("angles.parquet", columns=["tensor", "angle_degrees", "norm_ratio"])
-        angle_T, ratio_T = (table[column].to_numpy() for column in ("angle_degrees", "norm_ratio"))
+        # A tensor that no checkpoint moved has no angle.
+        table = folder.read_table("angles.parquet").filter(pc.is_finite(pc.field("angle_degrees")))
+        if not table.num_rows:
+            continue
+        angle_T, from_average_T = (table[column].to_numpy() for column in ("angle_degrees", "from_average"))
         largest = int(np.argmax(angle_T))
         words = f"Angle of each of {len(angle_T)} tensors"
         plot = Plot(f"angles-{name}", words, figures.angles(angle_T, name))
@@ -195,8 +206,9 @@ def _angles(steps: dict[str, Folder]) -> list[Angles]:
                 median=float(np.median(angle_T)),
                 largest=float(angle_T[largest]),
                 tensor=table["tensor"][largest].as_py(),
-                ratio_low=float(ratio_T.min()),
-                ratio_high=float(ratio_T.max()),
+                norm_ratio=float(np.nanmedian(table["norm_ratio"].to_numpy())),
+                from_average=float(np.median(from_average_T)),
+                from_average_largest=float(from_average_T.max()),
             )
         )
     return found

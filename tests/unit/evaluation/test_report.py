@@ -116,7 +116,12 @@ def folders(tmp_path):
     folder("merged").write_table(
         "angles.parquet",
         pa.table(
-            {"tensor": ["a", "b", "c"], "angle_degrees": [1.0, 2.0, 1.5], "norm_ratio": [0.9, 1.0, 1.1]}
+            {
+                "tensor": ["a", "b", "c", "still"],
+                "angle_degrees": [10.0, 20.0, 15.0, None],
+                "norm_ratio": [1.1, 1.3, 1.2, None],
+                "from_average": [0.02, 0.03, 0.01, 0.0],
+            }
         ),
     )
     encoding = {
@@ -180,6 +185,14 @@ def test_a_section_without_input_is_left_out(folders, tmp_path):
     page = Page(output.read("report.html").decode())
     assert page.headings == ["merged reaches nDCG@10 0.643, base 0.510", "How it was measured"]
     assert monitor.figures == ["stages.png"]
+
+
+def test_the_merge_is_put_in_words(written):
+    output, _, _ = written
+    text = " ".join(Page(output.read("report.html").decode()).text.split())
+    assert "lie 15.00° apart in the median tensor and 20.00° at most (b)" in text
+    assert "their norms differ by a factor of 1.20 in the median" in text
+    assert "2.00 % from their plain average in the median and 3.00 % at most." in text
 
 
 def test_text_of_users_is_escaped(written):
