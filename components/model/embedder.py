@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from components.model.tokens import Cutter, appended_token, batches_by_length, l
 from components.monitor import Monitor, Silent
 
 ENCODING_FILE = "encoding.json"
+
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Embedder(nn.Module):

@@ -129,11 +129,11 @@ def _infer_spec(path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedToke
         end_token = appended_token(tokenizer) or tokenizer.eos_token
         inferred |= {"pooling": "last", "end_token": end_token, "attention": "causal"}
     if (path / "modules.json").is_file():
-        inferred |= _read_sentence_transformers(path, positions)
+        inferred |= _read_sentence_transformers(path, positions, tokenizer.model_max_length)
     return inferred
 
 
-def _read_sentence_transformers(path: Path, positions: int) -> dict[str, Any]:
+def _read_sentence_transformers(path: Path, positions: int, tokenizer_length: int) -> dict[str, Any]:
     """Pooling, normalisation, length and prompts of a sentence-transformers directory.
 
     Raises:
@@ -148,9 +148,9 @@ def _read_sentence_transformers(path: Path, positions: int) -> dict[str, Any]:
             found["normalize"] = True
         elif kind != "Transformer":
             raise ValueError(f"{path} has a sentence-transformers module {kind}, which is not supported")
-    length = _read_json(path / "sentence_bert_config.json").get("max_seq_length")
-    if length:
-        found |= {"query_length": min(length, positions), "document_length": min(length, positions)}
+    # Since its version 6 the length is the tokenizer's own.
+    length = _read_json(path / "sentence_bert_config.json").get("max_seq_length") or tokenizer_length
+    found |= {"query_length": min(length, positions), "document_length": min(length, positions)}
     prompts = _read_json(path / "config_sentence_transformers.json").get("prompts") or {}
     for side in ("query", "document"):
         if prompts.get(side):

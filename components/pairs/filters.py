@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.corpus.schema import conform
-from components.model.embedder import Embedder
+from components.model.embedder import DTYPES, Embedder, Precision
 from components.monitor import Monitor
 from components.pairs.figures import score_histogram
 from components.pairs.schema import PAIRS
@@ -18,6 +18,7 @@ def filter_pairs(
     model: Folder,
     threshold: float | None = None,
     quantile: float | None = None,
+    precision: Precision = "float32",
     output: Folder,
     monitor: Monitor,
     tokens_per_batch: int = 8192,
@@ -31,6 +32,7 @@ def filter_pairs(
         model: model directory.
         threshold: the cut itself, a cosine.
         quantile: in its place the share of pairs to drop, the lowest cosines; equal ones at the cut stay.
+        precision: in which the model computes.
         output: `pairs.parquet` with `score` filled, `rejected/rejected.parquet` with score and reason.
         tokens_per_batch: padded tokens in one forward pass.
 
@@ -48,7 +50,7 @@ def filter_pairs(
         raise ValueError("filter: there are no pairs to filter")
 
     with model.local() as directory:
-        embedder = Embedder.load(directory)
+        embedder = Embedder.load(directory, DTYPES[precision])
     score_N = _score(table, embedder, tokens_per_batch, monitor)
     cut = float(np.quantile(score_N, quantile)) if quantile is not None else float(threshold or 0)
     kept_N = score_N >= cut

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, passage
-from components.model.embedder import Embedder
+from components.model.embedder import DTYPES, Embedder, Precision
 from components.monitor import Monitor
 from components.pairs.audit import Mined, audit, collect_cases, estimate_false_negatives, most_suspicious
 from components.pairs.figures import score_histogram
@@ -42,6 +42,7 @@ def mine_negatives(
     relative_margin: float,
     sampling: Literal["top", "random"] = "top",
     seed: int = 0,
+    precision: Precision = "float32",
     output: Folder,
     monitor: Monitor,
     tokens_per_batch: int = 8192,
@@ -62,6 +63,7 @@ def mine_negatives(
         relative_margin: a negative scores below this share of the positive's score (TopK-PercPos of
             NV-Retriever, arXiv 2407.15831, which takes 0.95).
         sampling: `top`: the highest ranks; `random`: a sample seeded by `seed` and the pair's id.
+        precision: in which the model computes.
         output: `pairs.parquet` with `negatives` (passages, best rank first), `negative_ids` and `score`.
         tokens_per_batch: padded tokens in one forward pass.
 
@@ -88,7 +90,7 @@ def mine_negatives(
     )
 
     with model.local() as directory:
-        embedder = Embedder.load(directory)
+        embedder = Embedder.load(directory, DTYPES[precision])
     titles, texts = documents["title"].to_pylist(), documents["text"].to_pylist()
     passages = [passage(title, text) for title, text in zip(titles, texts, strict=True)]
     positives = table["positive"].to_pylist()

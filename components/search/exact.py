@@ -9,7 +9,8 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k documents of the highest inner product with each query.
 
-    Deterministic: of documents with one score the first in the corpus comes first, whatever the tiles. Scores are float32; with normalised vectors they are cosines.
+    Deterministic: of documents with one score the first in the corpus comes first, whatever the tiles.
+    Scores are float32; with normalised vectors they are cosines.
 
     Args:
         query_ND, document_MD: float32 vectors.
