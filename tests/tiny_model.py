@@ -1,4 +1,7 @@
-"""A random two-layer BERT with a vocabulary of numbers as words: a model directory in milliseconds."""
+"""A random two-layer BERT whose words are numbers: a model directory in milliseconds.
+
+It has the pooler that no embedding uses, as published ones do.
+"""
 
 from pathlib import Path
 
@@ -35,8 +38,7 @@ def write_tiny_model(directory: Path, dropout: float = 0.0) -> Path:
             max_position_embeddings=64,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
-        ),
-        add_pooling_layer=False,
+        )
     )
     spec = EncodingSpec(query_length=16, document_length=32, dimensions=32, pooling="mean")
     fast = PreTrainedTokenizerFast(

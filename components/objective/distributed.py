@@ -118,7 +118,7 @@ def _all_gather(own: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -
     padded = own.new_zeros(longest, own.shape[1])
     padded[: len(own)] = own
     gathered = own.new_empty(len(sizes) * longest, own.shape[1])
-    dist.all_gather_into_tensor(gathered, padded, group=group)
+    dist.all_gather_single(gathered, padded, group=group)
     parts = gathered.split(longest)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
@@ -140,5 +140,5 @@ class _AllGather(torch.autograd.Function):
         for part, rows in zip(padded, gradient.split(sizes), strict=True):
             part[: len(rows)] = rows
         own = gradient.new_empty(longest, gradient.shape[1])
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1), group=group)
+        dist.reduce_scatter_single(own, padded.flatten(0, 1), group=group)
         return own[: sizes[dist.get_rank(group)]], None, None

@@ -211,6 +211,10 @@ def run_steps(
 
 def _prepare(embedder: Embedder, dropout: float | None, device: str) -> None:
     embedder.train()
+    pooler = getattr(embedder.backbone, "pooler", None)
+    if pooler is not None:
+        # BERT's head, which no vector passes: it would have neither a gradient nor optimizer state to resume.
+        pooler.requires_grad_(False)
     if device == "cpu":
         # torch's fused attention on the CPU takes 1.6 times as long backward as plain matrix products
         embedder.backbone.set_attn_implementation("eager")

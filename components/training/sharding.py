@@ -1,5 +1,6 @@
 """FSDP2: the model sharded over the workers, its optimizer, and the checkpoint that resumes both."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +30,12 @@ def shard_model(model: Embedder, mesh: DeviceMesh, precision: Precision) -> None
     micro-batches it has.
     """
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if precision == "bfloat16" else None,
-        reduce_dtype=torch.float32,
-        output_dtype=torch.float32,
+        param_dtype=torch.bfloat16 if precision == "bfloat16" else None, reduce_dtype=torch.float32
     )
     for block in model.blocks():
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    whole = replace(policy, output_dtype=torch.float32)
+    fully_shard(model, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
 
 
 def make_optimizer(
