@@ -185,6 +185,7 @@ def run_steps(
         optimizer.zero_grad(set_to_none=True)
 
         seconds = time.monotonic() - began
+        del statistics["rows"]  # the batch size, every time
         report = {
             **statistics,
             "learning_rate": settings.learning_rate * share,
