@@ -70,7 +70,7 @@ def train_stage(
     ends, on the same number of workers, in the same bits as if it had not died.
 
     Args:
-        pairs, extra_pairs: folders with a `pairs.parquet` of the schema PAIRS; the rows of both are mixed.
+        pairs, extra_pairs: folders with a `pairs.parquet` (pair table); the rows of both are mixed.
         model: the model directory to start from.
         objective: fields of `components.objective.contrastive.Objective`, and `preset`.
         batch_size: rows of a global batch, over all workers. Rows that do not fill a batch sit out an epoch.

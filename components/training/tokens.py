@@ -17,8 +17,21 @@ from scipy.sparse.csgraph import connected_components
 
 from components.corpus.schema import conform
 from components.model.embedder import Embedder
-from components.pairs.schema import PAIRS
 from components.storage import Folder
+
+TRAINED_ON = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("positive", pa.string(), nullable=False),
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("positive_id", pa.string(), nullable=False),
+        pa.field("negatives", pa.list_(pa.string())),
+        pa.field("negative_ids", pa.list_(pa.string())),
+        pa.field("instruction", pa.string()),
+    ]
+)
+"""What training reads of a pair table."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +93,14 @@ def tokenise_pairs(
     """Tokenise pair tables as the embedder's EncodingSpec says and write `texts.parquet` and `rows.parquet`.
 
     Args:
-        pairs: tables of the schema PAIRS, joined in this order.
+        pairs: tables with the columns TRAINED_ON, joined in this order.
         negatives_per_query: the first so many hard negatives of a row are taken; a row may have fewer.
         query_length, document_length: tokens of the longest text, end token included; None: the spec's.
 
     Raises:
         ValueError: no row at all, or a row whose lists of negatives and of their ids differ in length.
     """
-    table = pa.concat_tables([conform(part, PAIRS) for part in pairs])
+    table = pa.concat_tables([conform(part, TRAINED_ON) for part in pairs])
     if not table.num_rows:
         raise ValueError("no training pairs: every pair table of the stage is empty")
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
