@@ -74,6 +74,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._sending = False
         self._flushing = 0
+        self._is_down = False
         threading.Thread(target=self._run, name="mlflow-outbox", daemon=True).start()
         atexit.register(self.flush, 10.0)
 
@@ -168,13 +169,16 @@ class Outbox:
             self._client.log_artifact(run_id, str(path), folder or None)
 
     def _try(self, what: str, call: Callable[[], Any]) -> None:
-        for pause in (*_RETRY_AFTER_S, None):
+        # A server that was waited for once and did not come back is not waited for again until it answers.
+        for pause in (None,) if self._is_down else (*_RETRY_AFTER_S, None):
             try:
                 call()
+                self._is_down = False
                 return
             except Exception as error:  # whatever tracking does, the work goes on
                 final = getattr(error, "error_code", None) in _FINAL
                 if final or pause is None:
+                    self._is_down = not final
                     log.warning("MLflow did not take %s: %s", what, _line(error))
                     return
                 time.sleep(pause)

@@ -1,10 +1,20 @@
-"""The DAG as a picture: a box a step, with its state and duration."""
+"""The DAG as a picture: a box a step, with its state and duration.
+
+Layered from top to bottom as Sugiyama et al. (1981) do it: every step one row below the last of its inputs,
+an invisible point in each row that an edge passes, rows ordered by the mean place of the neighbours. Edges
+that follow from longer ways (the transitive reduction's complement) are left out.
+"""
 
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workflows.engine.step import Step, closure, producer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with any colour vision; the state is also written in the box.
 _COLOURS = {
@@ -16,6 +26,12 @@ _COLOURS = {
     "skipped": "#BBBBBB",
     "waiting": "#FFFFFF",
 }
+# Inches.
+_HEIGHT, _ROW, _GAP, _CHARACTER, _MARGIN = 0.42, 0.82, 0.22, 0.072, 0.3
+_SWEEPS = 8
+
+Node = str | tuple[str, str, int]
+"""A step's name, or the point at which an edge passes a row."""
 
 
 @dataclass(frozen=True)
@@ -25,69 +41,120 @@ class Box:
     state: str = "waiting"
     duration_s: float | None = None
 
+    def __str__(self) -> str:
+        return self.state if self.duration_s is None else f"{self.state}, {_seconds(self.duration_s)}"
 
-def draw(steps: list[Step], boxes: Mapping[str, Box], title: str) -> bytes:
-    """A PNG. Left to right: inputs before their consumers, one column a topological layer.
+
+def draw(steps: Iterable[Step], boxes: Mapping[str, Box], title: str) -> bytes:
+    """A PNG of `figure`."""
+    image = io.BytesIO()
+    figure(steps, boxes, title).savefig(image, format="png")
+    return image.getvalue()
+
+
+def figure(steps: Iterable[Step], boxes: Mapping[str, Box], title: str) -> "Figure":
+    """The steps and all that they are made of.
 
     Args:
         boxes: by step name; a step without one has not begun.
     """
-    import networkx as nx
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    from matplotlib.path import Path
+
+    ordered = closure(steps)
+    rows, ways = _rows(ordered)
+    labels = {step.name: str(boxes.get(step.name, Box())) for step in ordered}
+    wide = _CHARACTER * max(len(text) for text in (*labels, *labels.values())) + 0.2
+    x = _places(rows, ways, wide)
+    y = {node: -row * _ROW for row, nodes in enumerate(rows) for node in nodes}
+    left, right = min(x.values()) - wide / 2 - _MARGIN, max(x.values()) + wide / 2 + _MARGIN
+    bottom, top = -(len(rows) - 1) * _ROW - _HEIGHT / 2 - _MARGIN, _HEIGHT / 2 + _MARGIN + 0.3
+
+    drawn = Figure(figsize=(right - left, top - bottom), dpi=110)
+    FigureCanvasAgg(drawn)
+    axes = drawn.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))  # one unit is one inch
+    axes.axis("off")
+    axes.text((left + right) / 2, top - 0.25, title, ha="center", va="center", fontsize=11)
+    for way in ways:
+        points, codes = [(x[way[0]], y[way[0]] - _HEIGHT / 2)], [Path.MOVETO]
+        for node in way[1:]:
+            end = y[node] + _HEIGHT / 2 if isinstance(node, str) else y[node]
+            bend = (points[-1][1] + end) / 2
+            points += [(points[-1][0], bend), (x[node], bend), (x[node], end)]
+            codes += [Path.CURVE4] * 3
+        arrow = FancyArrowPatch(path=Path(points, codes), arrowstyle="-|>", mutation_scale=9, color="#666666")
+        axes.add_patch(arrow)
+    for name, label in labels.items():
+        corner = (x[name] - wide / 2, y[name] - _HEIGHT / 2)
+        colour = _COLOURS[boxes.get(name, Box()).state]
+        axes.add_patch(
+            FancyBboxPatch(
+                corner, wide, _HEIGHT, "round,pad=0,rounding_size=0.07", facecolor=colour, edgecolor="#333333"
+            )
+        )
+        axes.text(x[name], y[name] + 0.09, name, ha="center", va="center", fontsize=8, weight="bold")
+        axes.text(x[name], y[name] - 0.09, label, ha="center", va="center", fontsize=7.5)
+    return drawn
+
+
+def _rows(ordered: list[Step]) -> tuple[list[list[Node]], list[list[Node]]]:
+    """The nodes of every row, and every edge as the nodes on its way."""
+    import networkx as nx
 
     graph = nx.DiGraph()
-    for step in closure(steps):
+    for step in ordered:
         graph.add_node(step.name)
         graph.add_edges_from((producer(source).name, step.name) for source in step.inputs.values())
-    layers = [list(layer) for layer in nx.topological_generations(graph)]
-    place: dict[str, tuple[float, float]] = {}
-    for column, layer in enumerate(layers):
-        # Rows follow the mean height of a step's inputs, which keeps most edges from crossing.
-        def height(name: str) -> float:
-            above = [place[before][1] for before in graph.predecessors(name)]
-            return -sum(above) / len(above) if above else 0.0
+    row = {name: number for number, layer in enumerate(nx.topological_generations(graph)) for name in layer}
+    for name in graph:
+        if not graph.in_degree(name) and graph.out_degree(
+            name
+        ):  # a source stands just above its first consumer
+            row[name] = min(row[after] for after in graph.successors(name)) - 1
+    rows: list[list[Node]] = [[] for _ in range(max(row.values()) + 1)]
+    for name, number in row.items():
+        rows[number].append(name)
+    ways: list[list[Node]] = []
+    for before, after in nx.transitive_reduction(graph).edges:
+        passing: list[Node] = [(before, after, number) for number in range(row[before] + 1, row[after])]
+        for number, node in enumerate(passing, row[before] + 1):
+            rows[number].append(node)
+        ways.append([before, *passing, after])
+    return rows, ways
 
-        layer.sort(key=height)
-        for row, name in enumerate(layer):
-            place[name] = (column, (len(layer) - 1) / 2 - row)
-    tallest = max(len(layer) for layer in layers)
-    figure = Figure(figsize=(min(2.1 * len(layers) + 0.4, 60), min(0.95 * tallest + 1.0, 40)), dpi=110)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    for before, after in graph.edges:
-        (x0, y0), (x1, y1) = place[before], place[after]
-        bend = 0.0 if y0 == y1 and x1 - x0 == 1 else 0.12 if y0 <= y1 else -0.12
-        axes.annotate(
-            "",
-            xy=(x1 - 0.41, y1),
-            xytext=(x0 + 0.41, y0),
-            arrowprops={
-                "arrowstyle": "-|>",
-                "color": "#777777",
-                "connectionstyle": f"arc3,rad={bend}",
-                "lw": 0.9,
-            },
-            zorder=1,
-        )
-    for name, (x, y) in place.items():
-        box = boxes.get(name, Box())
-        duration = "" if box.duration_s is None else f"  {_seconds(box.duration_s)}"
-        axes.text(
-            *(x, y, f"{name}\n{box.state}{duration}"),
-            ha="center",
-            va="center",
-            fontsize=8,
-            zorder=2,
-            bbox={"boxstyle": "round,pad=0.45", "facecolor": _COLOURS[box.state], "edgecolor": "#333333"},
-        )
-    axes.set_title(title, fontsize=10, y=1.0, pad=-14)
-    axes.set_xlim(-0.6, len(layers) - 0.4)
-    axes.set_ylim(-tallest / 2 - 0.2, tallest / 2 + 0.3)
-    axes.axis("off")
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()
+
+def _places(rows: list[list[Node]], ways: list[list[Node]], wide: float) -> dict[Node, float]:
+    """Horizontal centre of every node: near the mean of its neighbours, and none upon another."""
+    near: dict[Node, list[Node]] = {node: [] for nodes in rows for node in nodes}
+    for way in ways:
+        for one, other in itertools.pairwise(way):
+            near[one].append(other)
+            near[other].append(one)
+    x: dict[Node, float] = {node: float(place) for nodes in rows for place, node in enumerate(nodes)}
+
+    def settle(nodes: list[Node]) -> None:
+        wanted = {
+            node: sum(x[other] for other in near[node]) / len(near[node]) if near[node] else x[node]
+            for node in nodes
+        }
+        nodes.sort(key=wanted.__getitem__)
+        half = {node: (wide if isinstance(node, str) else 0.0) / 2 + _GAP / 2 for node in nodes}
+        place = -float("inf")
+        shift = 0.0
+        for node in nodes:
+            place = max(wanted[node], place + half[node])
+            x[node] = place
+            shift += (place - wanted[node]) / len(nodes)
+            place += half[node]
+        for node in nodes:  # pushed to the right only: take the mean of that back
+            x[node] -= shift
+
+    for sweep in range(_SWEEPS):
+        for nodes in rows if sweep % 2 == 0 else reversed(rows):
+            settle(nodes)
+    return x
 
 
 def _seconds(value: float) -> str:

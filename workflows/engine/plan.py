@@ -68,7 +68,7 @@ def _reasons(
         reruns = [f"input `{name}` reruns" for name in _rerunning(step, planned)]
         return ("never run", *reruns)
     # Another recipe may have a step of this name: the closest of the last results tells the most.
-    closest = min(previous, key=lambda manifest: len(_changes(manifest.payload, now)))
+    closest = min(previous, key=lambda manifest: _distance(manifest.payload, now))
     reasons = _changes(closest.payload, now)
     if closest.payload["external"] != now["external"] and step.explain:
         reasons.append(_explanation(step, closest, store))
@@ -117,10 +117,15 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return changes
 
 
+def _distance(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+    inputs = {*old["inputs"].items()} ^ {*new["inputs"].items()}
+    return len(_changes(old, new)) + len(inputs)
+
+
 def _explanation(step: Step, previous: Manifest, store: Store) -> str:
     assert step.explain is not None
     try:
-        return resolve(step.explain)(store.previous_output(previous), **step.config)
+        return resolve(step.explain)(store.previous_output(previous), **step.config, **step.execution)
     except (OSError, ValueError) as error:  # an old output may be gone; that must not stop a plan
         return f"(what changed cannot be told: {error})"
 

@@ -276,7 +276,7 @@ class _Run:
             numbers=done.numbers,
             started=done.started,
             finished=done.finished,
-            tracking={"uri": self.tracking.uri, "run_id": outcome.run_id} if outcome.run_id else {},
+            tracking={"place": self.tracking.place, "run_id": outcome.run_id} if outcome.run_id else {},
             provenance=provenance(),
         )
         self.heartbeat.drop(running.lease)

@@ -76,14 +76,14 @@ def start(directory: Path | str, port: int | None = None) -> Server:
     directory = Path(directory).resolve()
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
-        running = find(directory)
-        if running:
-            if port not in (None, running.port):
+        last = _last(directory)
+        if last and last.is_alive():
+            if port not in (None, last.port):
                 raise ValueError(
-                    f"the MLflow server of {directory} already runs on port {running.port}, not {port}"
+                    f"the MLflow server of {directory} already runs on port {last.port}, not {port}"
                 )
-            return running
-        port = _free_port(port)
+            return last
+        port = _port(port, last)
         with open(directory / "server.log", "ab") as output:
             process = subprocess.Popen(
                 [
@@ -114,11 +114,8 @@ def start(directory: Path | str, port: int | None = None) -> Server:
 
 def find(directory: Path | str) -> Server | None:
     """The server of a directory, if it runs."""
-    try:
-        server = Server(**json.loads((Path(directory) / _RECORD).read_text()))
-    except FileNotFoundError:
-        return None
-    return server if server.is_alive() else None
+    last = _last(Path(directory))
+    return last if last and last.is_alive() else None
 
 
 def stop(directory: Path | str) -> bool:
@@ -133,7 +130,6 @@ def stop(directory: Path | str) -> bool:
             process.wait(10)
         except psutil.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
-        (Path(directory) / _RECORD).unlink()
         return True
 
 
@@ -144,13 +140,30 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _free_port(port: int | None) -> int:
+def _last(directory: Path) -> Server | None:
+    """The server that was started last; it may have ended."""
+    try:
+        return Server(**json.loads((directory / _RECORD).read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _port(wanted: int | None, last: Server | None) -> int:
+    """A port that is free: the one asked for, else the last one, so that links to runs stay valid, else
+    any."""
+    if wanted is None and last is not None:
+        with contextlib.suppress(OSError):
+            return _bind(last.port)
+    try:
+        return _bind(wanted or 0)
+    except OSError as error:
+        raise ValueError(
+            f"port {wanted} on 127.0.0.1 cannot be used ({error.strerror}); name another or leave it out"
+        ) from error
+
+
+def _bind(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port or 0))
-        except OSError as error:
-            raise ValueError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); name another or leave it out"
-            ) from error
+        probe.bind(("127.0.0.1", port))
         return probe.getsockname()[1]

@@ -51,8 +51,8 @@ class Step:
     execution: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments that change where and how fast, not what."""
     explain: str | None = None
-    """"package.module:function" of (output folder of the previous result, **config) -> a sentence that names
-    what changed outside; asked by `plan` when `external` differs."""
+    """"package.module:function" of (output folder of the previous result, **config, **execution) -> a
+    sentence that names what changed outside; asked by `plan` when `external` differs."""
     confirm: str | None = None
     """"package.module:function" of (output folder, **execution) -> bool: whether the effect of a finished
     step that lives outside the store (an entry in a registry) is still there."""

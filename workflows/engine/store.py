@@ -48,7 +48,8 @@ class Manifest:
     finished: float
     """Seconds since the epoch."""
     tracking: Mapping[str, str] = field(default_factory=dict)
-    """`uri` and `run_id` of the MLflow run that computed it; empty if tracking was lost."""
+    """`run_id` of the MLflow run that computed it and `place`, the MLflow that has it; empty if that was
+    lost."""
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -58,6 +58,11 @@ class Tracking:
         self._local = local
 
     @property
+    def place(self) -> str:
+        """What tells this MLflow from others: a local server may come back on another port."""
+        return str(Path(self._local.log).parent) if self._local else self.uri
+
+    @property
     def url(self) -> str:
         """The page of the run."""
         return self.page(self.run_id)
@@ -106,8 +111,8 @@ class Tracking:
         source = manifest.tracking.get("run_id")
         if source:
             tags["step.source_run_id"] = source
-            at = manifest.tracking["uri"]
-            where = f"[run {source}]({self.page(source)})" if at == self.uri else f"run {source} at {at}"
+            at = manifest.tracking["place"]
+            where = f"[run {source}]({self.page(source)})" if at == self.place else f"run {source} at {at}"
             tags["mlflow.note.content"] = f"Reused; computed in {manifest.duration_s:.1f} s by {where}."
         run_id = self._child(step, manifest.fingerprint, tags)
         if run_id:

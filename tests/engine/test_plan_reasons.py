@@ -1,0 +1,142 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workflows.engine.fingerprint import fingerprints, payload
+from workflows.engine.lease import Contender
+from workflows.engine.plan import plan
+from workflows.engine.step import Step, closure
+from workflows.engine.store import Manifest, Store
+
+
+def _compute(store: Store, *steps: Step) -> None:
+    """Commit a result for every step that has none."""
+    prints = fingerprints(steps)
+    for step in closure(steps):
+        folder = store.folder(step, prints[step])
+        lease = Contender(folder, 60.0).acquire()
+        assert lease is not None
+        (folder / "attempt-1").write("part/text.txt", str(step.config.get("text")).encode())
+        outputs = {"part/text.txt": {"size": len(str(step.config.get("text"))), "sha256": ""}}
+        made = Manifest(step.name, prints[step], payload(step, prints), "attempt-1", outputs, {}, 0.0, 1.0)
+        if not store.commit(step, made, lease):
+            lease.release()
+
+
+def _dag(text: str = "a", k: object = 0.02, external: dict | None = None, version: int = 1) -> list[Step]:
+    write = Step(
+        "documents",
+        "engine_functions:write",
+        version,
+        {"text": text},
+        external=external or {"a.jsonl": "1"},
+        explain="engine_functions:name_changes",
+    )
+    weak = Step(
+        "weak",
+        "engine_functions:train",
+        config={"objective": {"temperature": k}},
+        inputs={"part": write / "part"},
+    )
+    return [write, weak, Step("merge", "engine_functions:merge", inputs={"model": weak})]
+
+
+def _told(steps: list[Step], store: Store) -> dict[str, str]:
+    return {each.step.name: f"{each.state} {'; '.join(each.reasons)}".strip() for each in plan(steps, store)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_never_run_then_hit(store: Store) -> None:
+    assert _told(_dag(), store)["documents"] == "RUN never run"
+    _compute(store, *_dag())
+    assert set(_told(_dag(), store).values()) == {"HIT"}
+
+
+def test_the_field_that_changed_is_named_and_only_what_depends_on_it_reruns(store: Store) -> None:
+    _compute(store, *_dag())
+    assert _told(_dag(k=0.05), store) == {
+        "documents": "HIT",
+        "weak": "RUN objective.temperature: 0.02 -> 0.05",
+        "merge": "RUN input `weak` reruns",
+    }
+
+
+def test_an_edited_document_is_named_and_explained(store: Store) -> None:
+    _compute(store, *_dag())
+    told = _told(_dag(external={"a.jsonl": "2", "b.jsonl": "1"}), store)
+    assert told["documents"] == "RUN changed: a.jsonl; added: b.jsonl; was 'a'"
+    assert told["weak"] == "RUN input `documents` reruns"
+
+
+def test_version_and_new_and_missing_fields(store: Store) -> None:
+    _compute(store, *_dag())
+    assert _told(_dag(version=2), store)["documents"] == "RUN version: 1 -> 2"
+    assert _told(_dag(k={"start": 1}), store)["weak"] == (
+        "RUN objective.temperature: 0.02 is gone; objective.temperature.start: 1 is new"
+    )
+    assert _told(_dag(k=True), store)["weak"] == "RUN objective.temperature: 0.02 -> true"
+
+
+def test_the_closest_of_the_last_results_is_compared(store: Store) -> None:
+    _compute(store, *_dag(k=0.02))
+    _compute(store, *_dag(text="another recipe", k=0.5))
+    assert _told(_dag(k=0.03), store)["weak"] == "RUN objective.temperature: 0.02 -> 0.03"
+
+
+def test_an_input_that_was_computed_by_another_recipe_is_another_result(store: Store) -> None:
+    _compute(store, *_dag())
+    _compute(store, _dag(text="b")[0])
+    told = _told(_dag(text="b"), store)
+    assert told["documents"] == "HIT"
+    assert told["weak"] == "RUN input `documents` is another result"
+
+
+def test_damage_is_a_reason(store: Store) -> None:
+    steps = _dag()
+    _compute(store, *steps)
+    output = store.output(steps[0], plan(steps, store)[0].manifest)
+    output.delete("part/text.txt")
+    told = _told(steps, store)
+    assert (
+        told["documents"] == "RUN its result is damaged: part/text.txt is missing, the manifest says 1 bytes"
+    )
+    assert told["weak"] == "HIT"  # its own result stands, and is of the same input
+
+
+def test_a_hit_whose_effect_is_gone_runs(store: Store, tmp_path: Path) -> None:
+    step = Step(
+        "register",
+        "engine_functions:register",
+        execution={"registry": str(tmp_path / "registry")},
+        confirm="engine_functions:is_registered",
+    )
+    _compute(store, step)
+    assert (
+        _told([step], store)["register"] == "RUN its result stands, but its effect outside the store is gone"
+    )
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "entry").touch()
+    assert _told([step], store)["register"] == "HIT"
+
+
+def test_two_hundred_steps_in_under_two_seconds(store: Store) -> None:
+    steps = [Step(f"s{i}", "engine_functions:write", config={"i": i}) for i in range(200)]
+    _compute(store, *steps[:100])
+    before = time.perf_counter()
+    assert [each.state for each in plan(steps, store)] == ["HIT"] * 100 + ["RUN"] * 100
+    assert time.perf_counter() - before < 2.0
+
+
+def test_plan_imports_nothing_heavy() -> None:
+    code = "import sys, workflows.engine.plan; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"ray", "mlflow", "torch", "transformers", "vllm", "matplotlib", "pandas"} & set(loaded)
