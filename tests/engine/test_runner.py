@@ -1,5 +1,6 @@
 import itertools
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from workflows.engine import runner
+from workflows.engine import outbox, runner, server
 from workflows.engine.runner import Result
 from workflows.engine.step import Budget, Step
 from workflows.engine.store import Store
@@ -263,3 +264,26 @@ def test_a_manifest_says_how_it_was_made(place: Place, api: MlflowClient) -> Non
     assert {"python", "ray", "mlflow"} <= set(said["provenance"])
     assert api.get_run(said["tracking"]["run_id"]).data.tags["step.output"] == outcome.output.uri
     assert folder.names() == [outcome.output.uri.rpartition("/")[2], "manifest.json"]
+
+
+def test_losing_mlflow_loses_no_work(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "_RETRY_AFTER_S", (0.2,))
+    directory = tmp_path / "mlflow"
+    place.uri = server.start(directory).uri
+    server.start(directory).wait()
+    first = place.step("write", "first", config={"text": "x"}, execution={"seconds": 3.0})
+    both = place.step("join", inputs={"a": first})
+    threading.Timer(1.5, server.stop, [directory]).start()
+    result = place.run(both)
+    assert (result.exit_code, _states(result)) == (0, {"first": "computed", "join": "computed"})
+    assert result.outcomes["join"].run_id is None
+
+    for path in directory.glob("mlflow.db*"):
+        path.unlink()
+    try:
+        server.start(directory).wait()
+        again = place.run(both)
+        assert _states(again) == {"first": "reused", "join": "reused"}
+        assert MlflowClient(place.uri).get_run(again.run_id).info.status == "FINISHED"
+    finally:
+        server.stop(directory)

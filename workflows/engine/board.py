@@ -102,6 +102,7 @@ class _Line:
     progress: Progress | None = None
     since: tuple[float, float] | None = None
     """Time and count of the first report of this attempt: resumed work does not count towards the rate."""
+    updated: float = 0.0
     printed: float = 0.0
     note: str = ""
 
@@ -150,7 +151,7 @@ class Terminal:
                 before = line.progress
                 if before is None or progress.unit != before.unit or progress.done < before.done:
                     line.since = (now, progress.done)
-                line.progress = progress
+                line.progress, line.updated = progress, now
             if not self._console.is_terminal and not line.note and now - line.printed >= _LINE_EVERY_S:
                 line.printed = now
                 self.say("  ".join(filter(None, (f"{step}:", *self._facts(line, now)))))
@@ -177,7 +178,7 @@ class Terminal:
         total = f"/{_number(progress.total)}" if progress.total is not None else ""
         count = f"{_number(progress.done)}{total} {progress.unit}"
         then, first = line.since
-        rate = (progress.done - first) / (now - then) if now > then else 0.0
+        rate = (progress.done - first) / (line.updated - then) if line.updated > then else 0.0
         facts = "  ".join(f"{key} {_number(value)}" for key, value in progress.facts.items())
         left = ""
         if rate > 0 and progress.total is not None:

@@ -13,6 +13,9 @@ When a lease may be taken over:
   read, so clocks that disagree do no harm; duplicate work after the death of another host is bounded by one
   period.
 
+After `kill -9` of a driver its Ray workers live on for up to about three seconds, until they see it gone.
+They write to an attempt folder of their own, which never counts; only the shared `state/` sees both.
+
 What is guaranteed: of contenders that look at the same moment one works. A holder that was frozen for longer
 than a period (a suspended laptop) may wake beside its successor; it sees the higher generation at its next
 beat and stops, and until then the manifest's conditional put decides which of the two results counts. Both

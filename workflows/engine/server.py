@@ -45,7 +45,7 @@ class Server:
             return False
 
     def wait(self, timeout_s: float = 90.0) -> None:
-        """Until it answers. Raises RuntimeError if it ended or does not answer in time."""
+        """Until it answers. Raises ValueError if it ended or does not answer in time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             alive = self.is_alive()
@@ -54,11 +54,9 @@ class Server:
                 return
             if not alive:
                 said = Path(self.log).read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-                raise RuntimeError(
-                    f"the MLflow server ended as it started: {said[-1]} (all of it: {self.log})"
-                )
+                raise ValueError(f"the MLflow server ended as it started: {said[-1]} (all of it: {self.log})")
             time.sleep(0.1)
-        raise RuntimeError(
+        raise ValueError(
             f"the MLflow server at {self.uri} did not answer within {timeout_s:.0f} s; see {self.log}"
         )
 
