@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands that use them, so that `--help`
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -132,13 +133,23 @@ def plan(
 
 
 @app.command()
-def runs(root: Root = ROOT, tracking_uri: TrackingUri = None, limit: int = 20) -> None:
+def runs(
+    root: Root = ROOT,
+    tracking_uri: TrackingUri = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
+    as_json: JsonOutput = False,
+) -> None:
     """List past runs, newest first."""
-    from workflows.engine.tracking import past_runs
+    from workflows.engine.history import past_runs
 
+    found = past_runs(_mlflow_uri(root, tracking_uri), limit)
+    if as_json:
+        print(json.dumps([asdict(run) for run in found], indent=1, default=str))
+        return
     table = Table("started", "recipe", "status", "duration", "run", box=None, pad_edge=False)
-    for row in past_runs(_mlflow_uri(root, tracking_uri), limit):
-        table.add_row(*row)
+    for each in found:
+        duration = "" if each.duration_s is None else f"{each.duration_s:.0f} s"
+        table.add_row(f"{each.started:%Y-%m-%d %H:%M}", each.name, each.status, duration, each.run_id)
     terminal.print(table)
 
 

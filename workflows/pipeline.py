@@ -13,6 +13,7 @@ Each step names its function; `config`, `inputs` and `external` are what changes
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from components.corpus import readers
@@ -158,9 +159,14 @@ def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> 
         name,
         f"components.model.source:{function}",
         config=config,
-        external={found.name: found.digest},
+        external={_label(model): found.digest},
         execution={"model": found.uri},
     )
+
+
+def _label(model: str) -> str:
+    """A model's name without the folders of this machine."""
+    return model if "://" in model else Path(model).name
 
 
 def _model_config(recipe: Recipe) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
         "components.synthesis.generate:synthesise",
         config={
             **asked.model_dump(exclude={"writer", "prompts", "personas"}),
-            "llm": asked.writer,
+            "llm": _label(asked.writer),
             "language": recipe.documents.language,
             "prompt_version": prompts.prompt_version(asked.prompts),
             "persona_version": prompts.personas_version(asked.personas),
@@ -188,7 +194,7 @@ def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
             "num_cpus": profile.writer_cpus,
             "num_gpus": profile.writer_gpus,
         },
-        budget=Budget(cpus=profile.writer_cpus, gpus=profile.writer_gpus),
+        budget=Budget(cpus=profile.writer_cpus + 1, gpus=profile.writer_gpus),
         deadline_s=profile.step_deadline_s,
     )
 

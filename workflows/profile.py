@@ -23,13 +23,14 @@ class Profile(BaseModel):
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     encoder_cpus: Count = 2
     """CPUs of a step that encodes texts in one process."""
-    writer_cpus: Count = 2
+    writer_cpus: Count = 1
+    """CPUs of the engine that writes queries; one more reads and writes its rows."""
     writer_gpus: Annotated[int, Field(ge=0)] = 0
     micro_batch_tokens: Count = 2048
     """Padded tokens a worker runs at once while it trains."""
     tokens_per_batch: Count = 4096
     """Padded tokens at once while texts are encoded."""
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 45.0
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 45.0
     step_deadline_s: Annotated[float, Field(gt=0)] = 3600.0
     maximum_cpus: Count | None = None
     """What the cluster may grow to; null: it does not grow."""

@@ -334,9 +334,17 @@ def _with_paths_from(folder: Path, recipe: Recipe) -> Recipe:
     def resolve(name: str) -> str:
         return name if "://" in name or Path(name).is_absolute() else str((folder / name).resolve())
 
+    def model(name: str) -> str:
+        return resolve(name) if (folder / name).exists() else name  # a hub id is no path
+
     documents = recipe.documents.model_copy(update={"sources": [resolve(s) for s in recipe.documents.sources]})
-    updates: dict[str, Any] = {"documents": documents}
+    updates: dict[str, Any] = {
+        "documents": documents,
+        "model": recipe.model.model_copy(update={"base": model(recipe.model.base)}),
+    }
     if recipe.synthesis:
-        files = {k: v and resolve(v) for k in ("prompts", "personas") if (v := getattr(recipe.synthesis, k))}
-        updates["synthesis"] = recipe.synthesis.model_copy(update=files)
+        files = {k: resolve(v) for k in ("prompts", "personas") if (v := getattr(recipe.synthesis, k))}
+        updates["synthesis"] = recipe.synthesis.model_copy(
+            update={**files, "writer": model(recipe.synthesis.writer)}
+        )
     return recipe.model_copy(update=updates)

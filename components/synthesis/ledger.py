@@ -1,0 +1,113 @@
+"""What the engines have done so far, in one small actor: for the progress, and for the cap on errors."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import ray
+from ray.actor import ActorHandle
+
+from components.monitor import Monitor
+
+RESTARTS = 3  # so many deaths of an engine are taken for bad luck
+TICK = 2.0  # seconds between two signs of life
+
+
+@dataclass
+class Book:
+    """Sums over all engines.
+
+    Attributes:
+        rows: documents that are finished, failed ones included.
+        output_tokens: written in both calls.
+        errors: documents that failed. last_error: the words of the last one.
+        starts: engines started. start_seconds: the longest start.
+        work_seconds: since the first engine was ready.
+    """
+
+    rows: int = 0
+    output_tokens: int = 0
+    errors: int = 0
+    last_error: str = ""
+    starts: int = 0
+    start_seconds: float = 0.0
+    work_seconds: float = 0.0
+
+    def speed(self) -> dict[str, float]:
+        seconds = max(self.work_seconds, 1e-9)
+        return {
+            "engine_start_seconds": self.start_seconds,
+            "rows_per_second": self.rows / seconds,
+            "output_tokens_per_second": self.output_tokens / seconds,
+        }
+
+
+@ray.remote(num_cpus=0)
+class Ledger:
+    """The book, and whether the work may go on."""
+
+    def __init__(self, most_errors: int, most_starts: int) -> None:
+        self._most_errors = most_errors
+        self._most_starts = most_starts
+        self._book = Book()
+        self._ready_at: float | None = None
+
+    def begin_engine(self) -> None:
+        """Raises RuntimeError when engines have died too often: what kills one may kill every next one."""
+        self._book.starts += 1
+        if self._book.starts > self._most_starts:
+            raise RuntimeError(f"engines died {self._book.starts - 1} times; their log says why")
+
+    def engine_ready(self, seconds: float) -> None:
+        self._ready_at = self._ready_at or time.monotonic()
+        self._book.start_seconds = max(self._book.start_seconds, seconds)
+
+    def add(self, rows: int, output_tokens: int, errors: list[str]) -> bool:
+        """Book finished rows. False: more rows failed than may fail."""
+        self._book.rows += rows
+        self._book.output_tokens += output_tokens
+        self._book.errors += len(errors)
+        self._book.last_error = errors[-1] if errors else self._book.last_error
+        if self._ready_at is not None:
+            self._book.work_seconds = time.monotonic() - self._ready_at
+        return self._book.errors <= self._most_errors
+
+    def read(self) -> Book:
+        return self._book
+
+
+def new_ledger(most_errors: int, num_engines: int) -> ActorHandle:
+    return Ledger.remote(most_errors, num_engines * (1 + RESTARTS))  # type: ignore[attr-defined]
+
+
+def read_book(ledger: ActorHandle) -> Book:
+    return cast(Book, ray.get(ledger.read.remote()))
+
+
+@contextlib.contextmanager
+def watched(ledger: ActorHandle, monitor: Monitor, done: int, total: int) -> Iterator[None]:
+    """Report the ledger to the monitor while the block runs; `done` of `total` rows stood there before."""
+    over = threading.Event()
+
+    def report() -> None:
+        while not over.wait(TICK):
+            tell()
+
+    def tell() -> None:
+        book = read_book(ledger)
+        facts = {"failed": float(book.errors)}
+        if book.rows:
+            facts["tokens_per_second"] = book.speed()["output_tokens_per_second"]
+        monitor.progress(done + book.rows, total, "rows", **facts)
+
+    watcher = threading.Thread(target=report, name="synthesis-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        tell()

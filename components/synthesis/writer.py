@@ -1,0 +1,238 @@
+"""The writer: one vLLM engine that answers both calls of a document, as a stage of a Ray Data LLM processor.
+
+Two processors in a row would start two engines for the same weights: twice the memory, twice the start-up, each
+idle while the other works. So the processor of `ray.data.llm` is built as usual and its engine stage is exchanged
+for one that asks the same engine twice.
+"""
+
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.data.llm import Processor, build_processor, vLLMEngineProcessorConfig
+
+# The two seams of ray.data.llm that have no public name in Ray 2.60: what a stage is, and the engine's stage.
+from ray.llm._internal.batch.stages.base import StatefulStage
+from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+from transformers import AutoTokenizer
+
+# No import here may load numba: vLLM's CPU worker looks through all loaded modules and stumbles over llvmlite.
+from components.synthesis.prompts import Message, Prompts
+from components.synthesis.validate import UnreadableError, parse_configuration, parse_query
+
+ENGINE_STAGE = "vLLMEngineStage"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the writer draws its words.
+
+    Attributes:
+        max_tokens: of one answer.
+        seed: of the whole step.
+        seed_rows: give each request the seed of its row. The CPU engine of vLLM 0.32 dies of it ("CPU
+            Generator does not use offset"), so there only the engine is seeded and a repeated run may write
+            other words.
+    """
+
+    temperature: float
+    top_p: float
+    frequency_penalty: float
+    max_tokens: int
+    seed: int
+    seed_rows: bool
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where an engine runs and what it may use.
+
+    Attributes:
+        num_cpus, num_gpus: of one engine; with several GPUs the model is spread over them (tensor parallel).
+            Without a GPU `num_cpus` is also its number of threads.
+        num_engines: engines side by side, each with the whole model.
+        dtype: of the weights, as vLLM names it.
+        max_model_length: tokens of prompt and answer together.
+    """
+
+    num_cpus: float
+    num_gpus: int
+    num_engines: int
+    dtype: str
+    max_model_length: int
+
+
+class ErrorShareExceededError(Exception):
+    """More rows failed than the step may lose."""
+
+
+class TwoCalls(vLLMEngineStageUDF):
+    """The engine stage that asks twice: for a configuration, then, given that, for the query.
+
+    A row comes with `document_id, passage, characters, length, request_seed` and leaves with
+    `configuration, query` (the raw answers), `character, question_type, difficulty`, `input_tokens,
+    output_tokens` and `fault` (a reason) with `error` (its words), empty if both calls were answered as asked.
+    """
+
+    def __init__(
+        self, *, prompts: Prompts, language: str, sampling: Sampling, ledger: ActorHandle, **engine: Any
+    ) -> None:
+        ray.get(ledger.begin_engine.remote())
+        began = time.perf_counter()
+        super().__init__(**engine)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.model)
+        self._prompts: Prompts = prompts
+        self._language: str = prompts.language_name(language)
+        self._sampling: Sampling = sampling
+        self._ledger: ActorHandle = ledger
+        ledger.engine_ready.remote(time.perf_counter() - began)
+
+    async def udf(  # type: ignore[override]  # an async generator, as the stages of Ray are
+        self, rows: list[dict[str, Any]]
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Answers both calls for a batch of rows; yields one dict a row, in any order."""
+        results = {row[self.IDX_IN_BATCH_COLUMN]: _blank(row[self.IDX_IN_BATCH_COLUMN]) for row in rows}
+        first = []
+        for row in rows:
+            characters = list(row["characters"])
+            messages = self._prompts.configuration_messages(row["passage"], characters)
+            first.append(self._request(row, messages, self._prompts.configuration_schema(characters)))
+        async for index, answer in self._ask(first):
+            _book(results[index], "configuration", answer)
+
+        second = []
+        for row in rows:
+            result = results[row[self.IDX_IN_BATCH_COLUMN]]
+            if result["fault"]:
+                continue
+            try:
+                choice = parse_configuration(result["configuration"], list(row["characters"]))
+            except UnreadableError as error:
+                result.update(fault="configuration_unreadable", error=str(error))
+                continue
+            result.update(choice.model_dump())
+            messages = self._prompts.query_messages(
+                row["passage"], choice, int(row["length"]), self._language
+            )
+            second.append(self._request(row, messages, self._prompts.query_schema()))
+        async for index, answer in self._ask(second):
+            result = results[index]
+            _book(result, "query", answer)
+            if not result["fault"]:
+                try:
+                    parse_query(result["query"])
+                except UnreadableError as error:
+                    result.update(fault="query_unreadable", error=str(error))
+
+        tokens = sum(result["output_tokens"] for result in results.values())
+        errors = [result["error"] for result in results.values() if result["fault"]]
+        if not await self._ledger.add.remote(len(results), tokens, errors):
+            raise ErrorShareExceededError(errors[-1] if errors else "another engine saw the last one")
+        for result in results.values():
+            yield result
+
+    def _request(self, row: dict[str, Any], messages: list[Message], schema: str) -> dict[str, Any]:
+        sampling = {
+            "temperature": self._sampling.temperature,
+            "top_p": self._sampling.top_p,
+            "frequency_penalty": self._sampling.frequency_penalty,
+            "max_tokens": self._sampling.max_tokens,
+            "structured_outputs": {"json": schema},
+        }
+        if self._sampling.seed_rows:
+            sampling["seed"] = int(row["request_seed"])
+        tokens = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return {
+            self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN],
+            "tokenized_prompt": tokens,
+            "sampling_params": sampling,
+        }
+
+    async def _ask(self, requests: list[dict[str, Any]]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        if requests:
+            async for answer in super().udf(requests):
+                yield answer[self.IDX_IN_BATCH_COLUMN], answer
+
+
+def build_writer(
+    model: str,
+    prompts: Prompts,
+    language: str,
+    sampling: Sampling,
+    hardware: Hardware,
+    batch_size: int,
+    ledger: ActorHandle,
+) -> Processor:
+    """The Ray Data processor that turns rows of requests into rows of answers (see `TwoCalls`)."""
+    engine_kwargs: dict[str, Any] = {
+        "dtype": hardware.dtype,
+        "max_model_len": hardware.max_model_length,
+        "seed": sampling.seed,
+        "disable_log_stats": True,
+        # Without this a small model may fill an answer with white space, which JSON allows.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
+    environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+    # Ray Data lists files and cuts blocks in tasks of one CPU each, which comes out of the step's share: if the
+    # engines booked all of it, those tasks would wait for the engines and the engines for them.
+    share = hardware.num_engines * hardware.num_cpus
+    bundle: dict[str, float] = {"CPU": max(share - 1, 0.01) / hardware.num_engines}
+    if hardware.num_gpus:
+        bundle["GPU"] = 1
+        engine_kwargs["tensor_parallel_size"] = hardware.num_gpus
+    else:
+        engine_kwargs["enforce_eager"] = True
+        environment["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB
+        # By default the engine binds to every core of the machine, whatever its share is.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        environment["OMP_NUM_THREADS"] = str(math.ceil(hardware.num_cpus))
+    config = vLLMEngineProcessorConfig(
+        model_source=model,
+        engine_kwargs=engine_kwargs,
+        placement_group_config={"bundle_per_worker": bundle},
+        concurrency=(hardware.num_engines, hardware.num_engines),
+        batch_size=batch_size,
+        should_continue_on_error=True,
+        runtime_env={"env_vars": environment},
+        log_engine_metrics=False,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+    # What stands around the engine is light and books nothing.
+    aside = {"num_cpus": 0}
+    processor = build_processor(config, preprocess_map_kwargs=aside, postprocess_map_kwargs=aside)
+    engine = processor.get_stage_by_name(ENGINE_STAGE)
+    own = {"prompts": prompts, "language": language, "sampling": sampling, "ledger": ledger}
+    processor.stages[ENGINE_STAGE] = StatefulStage(
+        fn=TwoCalls,
+        fn_constructor_kwargs={**engine.fn_constructor_kwargs, **own},
+        map_batches_kwargs=engine.map_batches_kwargs,
+    )
+    return processor
+
+
+def _blank(index: int) -> dict[str, Any]:
+    texts = dict.fromkeys(
+        ["configuration", "query", "character", "question_type", "difficulty", "fault", "error"], ""
+    )
+    return {
+        vLLMEngineStageUDF.IDX_IN_BATCH_COLUMN: index,
+        **texts,
+        "input_tokens": 0,
+        "output_tokens": 0,
+    }
+
+
+def _book(result: dict[str, Any], call: str, answer: dict[str, Any]) -> None:
+    result[call] = answer["generated_text"]
+    if answer["__inference_error__"]:
+        result.update(fault="engine_error", error=answer["__inference_error__"])
+    result["input_tokens"] += answer["num_input_tokens"]
+    result["output_tokens"] += answer["num_generated_tokens"]
