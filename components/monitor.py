@@ -21,7 +21,7 @@ class Monitor(Protocol):
         ...
 
     def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None:
-        """How far the work is; rate and time left are derived. `facts` (loss, tokens_per_second) are shown beside it."""
+        """How far the work is; rate and time left are derived. `facts` (loss, tokens/s) are shown beside it."""
         ...
 
     def figure(self, name: str, figure: Any) -> None:

@@ -25,23 +25,34 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-mlflow_commands = typer.Typer(help="The local MLflow server: start it to look at past runs, stop it when done.")
+mlflow_commands = typer.Typer(
+    help="The local MLflow server: start it to look at past runs, stop it when done."
+)
 app.add_typer(mlflow_commands, name="mlflow")
 terminal = Console(highlight=False)
 
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that comes with the project.")
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that comes with the project."),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override a field of the recipe; may be repeated."),
 ]
-ProfileName = Annotated[str, typer.Option("--profile", help="Where and how fast: laptop, gpu, or a YAML file.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="Where and how fast: laptop, gpu, or a YAML file.")
+]
 Root = Annotated[
-    str, typer.Option("--root", envvar="EMBEDLOOM_ROOT", help="Where results are kept: a folder or a URI (s3://...).")
+    str,
+    typer.Option(
+        "--root", envvar="EMBEDLOOM_ROOT", help="Where results are kept: a folder or a URI (s3://...)."
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(envvar="MLFLOW_TRACKING_URI", help="An MLflow server; without one, a local server is started."),
+    typer.Option(
+        envvar="MLFLOW_TRACKING_URI", help="An MLflow server; without one, a local server is started."
+    ),
 ]
 JsonOutput = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 ROOT = ".embedloom"
@@ -54,9 +65,12 @@ def run(
     profile: ProfileName = "laptop",
     root: Root = ROOT,
     tracking_uri: TrackingUri = None,
-    mlflow_port: Annotated[int | None, typer.Option(help="Port of the local MLflow server; any free one.")] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(help="Port of the local MLflow server; any free one.")
+    ] = None,
     address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A running Ray cluster; without one, this machine.")
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="A running Ray cluster; without one, this machine."),
     ] = None,
 ) -> None:
     """Run a recipe: compute what is not there yet, reuse what is.
@@ -82,7 +96,9 @@ def run(
         dashboard = connection.connect(address)
         terminal.print(f"MLflow         {tracking.url}", soft_wrap=True)
         if dashboard:
-            terminal.print(f"Ray dashboard  {dashboard} (while this runs; its token: ray get-auth-token)", soft_wrap=True)
+            terminal.print(
+                f"Ray dashboard  {dashboard} (while this runs; its token: ray get-auth-token)", soft_wrap=True
+            )
 
     largest = None
     if sizes.maximum_cpus is not None or sizes.maximum_gpus is not None:
@@ -121,7 +137,8 @@ def plan(
     planned = plan_steps(steps, Store(root), confirm=False)
     if as_json:
         rows = [
-            {"step": p.step.name, "state": p.state, "reasons": p.reasons, "fingerprint": p.fingerprint} for p in planned
+            {"step": p.step.name, "state": p.state, "reasons": p.reasons, "fingerprint": p.fingerprint}
+            for p in planned
         ]
         print(json.dumps(rows, indent=1))
         return
@@ -156,7 +173,9 @@ def runs(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, directory, models:/name/version, or package://name.")],
-    data: Annotated[str, typer.Option(help="A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")],
+    data: Annotated[
+        str, typer.Option(help="A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")
+    ],
     split: Annotated[str, typer.Option(help="Which qrels.")] = "test",
     root: Root = ROOT,
     tracking_uri: TrackingUri = None,
@@ -172,7 +191,9 @@ def evaluate(
     if as_json:
         print(json.dumps(found.numbers(), indent=1))
         return
-    table = Table("", "mean [95 % interval]", title=f"{found.queries:,} queries over {found.corpus_size:,} documents")
+    table = Table(
+        "", "mean [95 % interval]", title=f"{found.queries:,} queries over {found.corpus_size:,} documents"
+    )
     for metric, interval in found.metrics.items():
         table.add_row(title(metric), figures(interval).replace("[", "\\["))
     terminal.print(table)
@@ -184,7 +205,8 @@ def promote(
     version: Annotated[str | None, typer.Option(help="Which version; the candidate by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Even if the gate says no.")] = False,
     service: Annotated[
-        str | None, typer.Option(help="Ray dashboard of a running service, which then serves the new champion.")
+        str | None,
+        typer.Option(help="Ray dashboard of a running service, which then serves the new champion."),
     ] = None,
     root: Root = ROOT,
     tracking_uri: TrackingUri = None,
@@ -199,7 +221,9 @@ def promote(
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(help="A registered model's name, or a model directory.")],
-    alias: Annotated[str | None, typer.Option(help="Which version of a registered model; champion by default.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Which version of a registered model; champion by default.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="A version by number.")] = None,
     host: Annotated[str, typer.Option(help="Interface to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
@@ -215,7 +239,9 @@ def serve(
 
 
 @mlflow_commands.command("start")
-def mlflow_start(root: Root = ROOT, port: Annotated[int | None, typer.Option(help="Any free one.")] = None) -> None:
+def mlflow_start(
+    root: Root = ROOT, port: Annotated[int | None, typer.Option(help="Any free one.")] = None
+) -> None:
     """Start the local MLflow server, or find it running."""
     from workflows.engine import server
 
@@ -262,7 +288,9 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", soft_wrap=True, markup=False)
+        Console(stderr=True, highlight=False).print(
+            f"error: {error}", style="red", soft_wrap=True, markup=False
+        )
         sys.exit(2)
 
 

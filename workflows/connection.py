@@ -1,5 +1,6 @@
 """How a submission comes to a Ray cluster: the one it is told of, or one of its own on this machine."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -24,13 +25,13 @@ def connect(address: str | None) -> str | None:
     import ray
 
     if address:
-        context = ray.init(address=address, log_to_driver=False, logging_level="error")
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         context = ray.init(
             num_cpus=os.cpu_count(),
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
         )
     return f"http://{context.dashboard_url}" if context.dashboard_url else None

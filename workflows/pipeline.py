@@ -12,7 +12,7 @@ Each step names its function; `config`, `inputs` and `external` are what changes
 `execution` says where and how fast. Nothing runs here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,9 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
     )
 
     # ---- training: weak stage, hard negatives by its model, supervised stage, merge
-    weak = _train("weak", recipe.weak.model_dump(exclude={"kinds", "limit_per_kind"}), profile, weak_pairs, base)
+    weak = _train(
+        "weak", recipe.weak.model_dump(exclude={"kinds", "limit_per_kind"}), profile, weak_pairs, base
+    )
     mined = Step(
         "mined",
         "components.pairs.mining:mine_negatives",
@@ -106,7 +108,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
 
     # ---- judgement: every system on the same held-out queries
     bm25 = Step("evaluate-bm25", "components.evaluation.retrieval:evaluate_bm25", inputs={"split": split})
-    systems = {"base": base, "weak": weak / "model", "supervised": supervised / "model", "merged": merged}
+    systems: dict[str, Step | Sub] = {"base": base, "weak": weak / "model", "supervised": supervised / "model", "merged": merged}
     evaluations = {"bm25": bm25} | {
         name: Step(
             f"evaluate-{name}",
@@ -117,9 +119,11 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         )
         for name, model in systems.items()
     }
-    written_up = {
+    written_up: dict[str, Step | None] = {
         "documents": documents,
+        "duplicates": duplicates,
         "split": split,
+        "base": base,
         "synthetic": synthetic,
         "filtered": filtered,
         "weak_pairs": weak_pairs,
@@ -200,7 +204,7 @@ def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
 
 
 def _collect(
-    name: str, recipe: Recipe, split: Step, synthetic: Step | None, kinds: list[str], limit: int | None
+    name: str, recipe: Recipe, split: Step, synthetic: Step | None, kinds: Sequence[str], limit: int | None
 ) -> Step:
     return Step(
         name,

@@ -40,7 +40,12 @@ class Profile(BaseModel):
 PROFILES = {
     "laptop": Profile(),
     "gpu": Profile(
-        workers=1, cpus_per_worker=4, gpus_per_worker=1, writer_gpus=1, micro_batch_tokens=65536, tokens_per_batch=65536
+        workers=1,
+        cpus_per_worker=4,
+        gpus_per_worker=1,
+        writer_gpus=1,
+        micro_batch_tokens=65536,
+        tokens_per_batch=65536,
     ),
 }
 
@@ -51,10 +56,14 @@ def load(name_or_path: str) -> Profile:
         return PROFILES[name_or_path]
     path = Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"--profile {name_or_path}: not a file, and none of the profiles here ({', '.join(PROFILES)})")
+        raise ValueError(
+            f"--profile {name_or_path}: not a file, and none of the profiles here ({', '.join(PROFILES)})"
+        )
     try:
         return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (ValidationError, yaml.YAMLError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        problem = f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}" if first else str(error).splitlines()[0]
+        problem = (
+            f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}" if first else str(error).splitlines()[0]
+        )
         raise ValueError(f"{path}: {problem}") from error

@@ -233,7 +233,9 @@ def find(name_or_path: str) -> Path:
         return path
     shipped = Path(str(resources.files("workflows.recipes"))) / f"{name_or_path}.yaml"
     if not shipped.is_file():
-        raise RecipeError(f"{name_or_path}: not a recipe file, and none of the recipes here ({', '.join(names())})")
+        raise RecipeError(
+            f"{name_or_path}: not a recipe file, and none of the recipes here ({', '.join(names())})"
+        )
     return shipped
 
 
@@ -255,7 +257,7 @@ def load(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(values, dict):
+    if tree is None or not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections (name, documents, model, ...)")
     overridden = [_override(values, override) for override in overrides]
     try:
@@ -337,7 +339,9 @@ def _with_paths_from(folder: Path, recipe: Recipe) -> Recipe:
     def model(name: str) -> str:
         return resolve(name) if (folder / name).exists() else name  # a hub id is no path
 
-    documents = recipe.documents.model_copy(update={"sources": [resolve(s) for s in recipe.documents.sources]})
+    documents = recipe.documents.model_copy(
+        update={"sources": [resolve(s) for s in recipe.documents.sources]}
+    )
     updates: dict[str, Any] = {
         "documents": documents,
         "model": recipe.model.model_copy(update={"base": model(recipe.model.base)}),

@@ -3,11 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from components.corpus.schema import conform
+from components.corpus.schema import PAIRS, conform
 from components.model.embedder import DTYPES, Embedder, Precision
 from components.monitor import Monitor
 from components.pairs.figures import score_histogram
-from components.pairs.schema import PAIRS
 from components.pairs.vectors import cosines, encode_documents, encode_queries
 from components.storage import Folder
 

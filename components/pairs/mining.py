@@ -6,13 +6,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, passage
+from components.corpus.schema import DOCUMENTS, PAIRS, QRELS, QUERIES, conform, passage
 from components.model.embedder import DTYPES, Embedder, Precision
 from components.monitor import Monitor
 from components.pairs.audit import Mined, audit, collect_cases, estimate_false_negatives, most_suspicious
 from components.pairs.figures import score_histogram
 from components.pairs.known import KnownPositives
-from components.pairs.schema import PAIRS
 from components.pairs.vectors import cosines, encode_documents, encode_queries
 from components.search.exact import top_k
 from components.storage import Folder

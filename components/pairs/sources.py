@@ -6,9 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, content_id, passage
+from components.corpus.schema import DOCUMENTS, PAIRS, QRELS, QUERIES, conform, content_id, passage
 from components.monitor import Monitor
-from components.pairs.schema import PAIRS
 from components.storage import Folder
 
 KINDS = ("title_body", "labelled")

@@ -10,9 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.corpus.schema import DOCUMENTS, conform, content_id, passage
+from components.corpus.schema import DOCUMENTS, PAIRS, conform, content_id, passage
 from components.monitor import Monitor
-from components.pairs.schema import PAIRS
 from components.storage import Folder
 from components.synthesis.answers import (
     checkpointed,

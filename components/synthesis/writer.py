@@ -1,8 +1,8 @@
 """The writer: one vLLM engine that answers both calls of a document, as a stage of a Ray Data LLM processor.
 
-Two processors in a row would start two engines for the same weights: twice the memory, twice the start-up, each
-idle while the other works. So the processor of `ray.data.llm` is built as usual and its engine stage is exchanged
-for one that asks the same engine twice.
+Two processors in a row would start two engines for the same weights: twice the memory, twice the start-up,
+each idle while the other works. So the processor of `ray.data.llm` is built as usual and its engine stage is
+exchanged for one that asks the same engine twice.
 """
 
 import math
@@ -20,7 +20,7 @@ from ray.llm._internal.batch.stages.base import StatefulStage
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from transformers import AutoTokenizer
 
-# No import here may load numba: vLLM's CPU worker looks through all loaded modules and stumbles over llvmlite.
+# Nothing here may load numba: vLLM's CPU worker looks through all loaded modules and stumbles over llvmlite.
 from components.synthesis.prompts import Message, Prompts
 from components.synthesis.validate import UnreadableError, parse_configuration, parse_query
 
@@ -75,7 +75,7 @@ class TwoCalls(vLLMEngineStageUDF):
 
     A row comes with `document_id, passage, characters, length, request_seed` and leaves with
     `configuration, query` (the raw answers), `character, question_type, difficulty`, `input_tokens,
-    output_tokens` and `fault` (a reason) with `error` (its words), empty if both calls were answered as asked.
+    output_tokens` and `fault` (a reason) with `error` (its words), empty if both calls were answered.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TwoCalls(vLLMEngineStageUDF):
         self._ledger: ActorHandle = ledger
         ledger.engine_ready.remote(time.perf_counter() - began)
 
-    async def udf(  # type: ignore[override]  # an async generator, as the stages of Ray are
+    async def udf(  # type: ignore[misc, override]
         self, rows: list[dict[str, Any]]
     ) -> AsyncIterator[dict[str, Any]]:
         """Answers both calls for a batch of rows; yields one dict a row, in any order."""
@@ -179,8 +179,8 @@ def build_writer(
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
-    # Ray Data lists files and cuts blocks in tasks of one CPU each, which comes out of the step's share: if the
-    # engines booked all of it, those tasks would wait for the engines and the engines for them.
+    # Ray Data lists files and cuts blocks in tasks of one CPU, which comes out of the step's share: if engines
+    # booked all of it, those tasks would wait for the engines and the engines for them.
     share = hardware.num_engines * hardware.num_cpus
     bundle: dict[str, float] = {"CPU": max(share - 1, 0.01) / hardware.num_engines}
     if hardware.num_gpus:

@@ -34,7 +34,9 @@ def _imports(file: Path) -> set[str]:
 
 def test_components_know_of_no_workflow():
     for file in (ROOT / "components").rglob("*.py"):
-        above = {name for name in _imports(file) if name.split(".")[0] in {"workflows", "tests", "benchmarks"}}
+        above = {
+            name for name in _imports(file) if name.split(".")[0] in {"workflows", "tests", "benchmarks"}
+        }
         assert not above, f"{file.relative_to(ROOT)} imports {above}"
 
 
@@ -65,7 +67,15 @@ def test_the_folder_mlflow_does_not_shadow_the_library():
 
 @pytest.mark.parametrize(
     "name",
-    ["ray.data.llm", "ray.train.torch", "ray.serve", "vllm", "transformers", "torch", "sentence_transformers"],
+    [
+        "ray.data.llm",
+        "ray.train.torch",
+        "ray.serve",
+        "vllm",
+        "transformers",
+        "torch",
+        "sentence_transformers",
+    ],
 )
 def test_the_whole_stack_can_be_imported(name):
     importlib.import_module(name)

@@ -45,11 +45,19 @@ def test_set_overrides_a_field(write):
 @pytest.mark.parametrize(
     ("text", "override", "message"),
     [
-        (GOOD + "  batchsize: 3\n", [], "tiny.yaml:10: unknown field `weak.batchsize`; allowed here: objective, batch_size"),
+        (
+            GOOD + "  batchsize: 3\n",
+            [],
+            "tiny.yaml:10: unknown field `weak.batchsize`; allowed here: objective, batch_size",
+        ),
         (GOOD.replace("0.05", "-1"), [], "tiny.yaml:9: `weak.objective.temperature`"),
         (GOOD.replace("name: tiny\n", ""), [], "`name` is missing"),
         (GOOD.replace("weak:", "weak: ["), [], "not valid YAML"),
-        (GOOD + "filter: {threshold: 0.5, quantile: 0.1}\n", [], "tiny.yaml:10: `filter`: give either threshold or quantile"),
+        (
+            GOOD + "filter: {threshold: 0.5, quantile: 0.1}\n",
+            [],
+            "tiny.yaml:10: `filter`: give either threshold or quantile",
+        ),
         (GOOD, ["weak.batch_size=none"], "--set weak.batch_size"),
         (GOOD, ["weak.batch_size"], "write it as section.field=value"),
         (GOOD, ["weak.objetive.temperature=1"], "unknown field `weak.objetive`"),

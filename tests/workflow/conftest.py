@@ -33,11 +33,15 @@ class Workspace:
 
     def run(self, *arguments: str, root: str = "results") -> subprocess.CompletedProcess[str]:
         """`embedloom run` of the recipe, to its end."""
-        return self.call("run", str(self.recipe), "--profile", str(self.folder / "profile.yaml"), *arguments, root=root)
+        return self.call(
+            "run", str(self.recipe), "--profile", str(self.folder / "profile.yaml"), *arguments, root=root
+        )
 
     def call(self, *arguments: str, root: str = "results") -> subprocess.CompletedProcess[str]:
         command = self.command(*arguments, root=root)
-        return subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=self.folder, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=280, cwd=self.folder, check=False
+        )
 
     def plan(self, *arguments: str, root: str = "results") -> dict[str, dict]:
         """`embedloom plan --json`, by step."""
@@ -66,7 +70,13 @@ def write_workspace(folder: Path) -> Workspace:
         lines = [f"q{number}\td{number}\t1\n" for number in numbers]
         (corpus / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
     write_tiny_model(folder / "model", dropout=0.1)
-    stage = {"batch_size": 8, "learning_rate": 0.003, "precision": "float32", "query_length": 16, "document_length": 32}
+    stage = {
+        "batch_size": 8,
+        "learning_rate": 0.003,
+        "precision": "float32",
+        "query_length": 16,
+        "document_length": 32,
+    }
     recipe = {
         "name": "tiny",
         "documents": {"sources": ["corpus"]},

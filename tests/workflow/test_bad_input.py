@@ -94,7 +94,9 @@ def test_more_workers_than_the_cluster_has(workspace):
     finally:
         workspace.end()
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: step `weak` needs 999 CPU, the cluster has ")
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("error: step `weak` needs 999 CPU, the cluster has ")
+    )
     assert not list((workspace.folder / "results").glob("*/*/manifest.json"))
 
 
@@ -104,7 +106,14 @@ def test_a_port_in_use(workspace, said, command):
         port = str(taken.getsockname()[1])
         arguments = {
             "mlflow": ("mlflow", "start", "--port", port, "--root", str(workspace.folder / "results")),
-            "run": ("run", str(workspace.recipe), "--mlflow-port", port, "--root", str(workspace.folder / "results")),
+            "run": (
+                "run",
+                str(workspace.recipe),
+                "--mlflow-port",
+                port,
+                "--root",
+                str(workspace.folder / "results"),
+            ),
             "serve": ("serve", str(workspace.folder / "model"), "--port", port),
         }
         assert port in said(*arguments[command])

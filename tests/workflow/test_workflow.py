@@ -1,8 +1,6 @@
 """The whole DAG through the command line, as a user runs it: a tiny model, real Ray, real MLflow."""
 
 import hashlib
-import json
-import os
 import signal
 import subprocess
 import time
@@ -17,8 +15,9 @@ from workflows.engine import server
 pytestmark = pytest.mark.timeout(600)
 
 STEPS = {
-    "documents", "duplicates", "split", "base", "weak-pairs", "weak", "supervised-pairs", "mined", "supervised", "merged",
-    "evaluate-bm25", "evaluate-base", "evaluate-weak", "evaluate-supervised", "evaluate-merged", "report", "register",
+    "documents", "duplicates", "split", "base", "weak-pairs", "weak", "supervised-pairs", "mined", "supervised",
+    "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak", "evaluate-supervised", "evaluate-merged", "report",
+    "register",
 }  # fmt: skip
 
 
@@ -63,7 +62,9 @@ def test_mlflow_holds_a_parent_and_a_child_a_step(undisturbed):
     assert "report.html" in [file.path for file in api.list_artifacts(by_name["report"].info.run_id)]
     # Lineage: what a step read carries the digest of what another wrote.
     written = {d.dataset.digest for d in by_name["split"].inputs.dataset_inputs if _context(d) == "output"}
-    read = {d.dataset.digest for d in by_name["evaluate-base"].inputs.dataset_inputs if _context(d) != "output"}
+    read = {
+        d.dataset.digest for d in by_name["evaluate-base"].inputs.dataset_inputs if _context(d) != "output"
+    }
     assert written
     assert written <= read
     version = api.get_model_version_by_alias("tiny", "candidate")
@@ -91,7 +92,14 @@ def test_plan_names_the_field_that_changed_and_what_depends_on_it(undisturbed):
     workspace, _ = undisturbed
     planned = workspace.plan("--set", "supervised.objective.temperature=0.05")
     hits = {name for name, row in planned.items() if row["state"] == "HIT"}
-    assert hits == STEPS - {"supervised", "merged", "evaluate-supervised", "evaluate-merged", "report", "register"}
+    assert hits == STEPS - {
+        "supervised",
+        "merged",
+        "evaluate-supervised",
+        "evaluate-merged",
+        "report",
+        "register",
+    }
     assert planned["supervised"]["reasons"] == ["objective.temperature: 0.02 -> 0.05"]
 
 
@@ -114,9 +122,13 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
     are hits, training goes on from its checkpoint, every step is computed once, and the weights are the same."""
     workspace = write_workspace(tmp_path)
     root = workspace.folder / "results"
-    command = workspace.command("run", str(workspace.recipe), "--profile", str(workspace.folder / "profile.yaml"))
+    command = workspace.command(
+        "run", str(workspace.recipe), "--profile", str(workspace.folder / "profile.yaml")
+    )
     try:
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as killed:
             _wait_for(lambda: list(root.glob("train_stage/*/state/train/checkpoint-00000[5-9]*")), 240)
             killed.send_signal(signal.SIGKILL)
         assert not list(root.glob("train_stage/*/manifest.json"))
@@ -139,7 +151,12 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             if child.data.tags["step.cached"] == "false" and child.info.status == "FINISHED"
         ]
         assert sorted(computed) == sorted(STEPS)
-        reused = {c.data.tags["step.name"] for _, children in later for c in children if c.data.tags["step.cached"] == "true"}
+        reused = {
+            c.data.tags["step.name"]
+            for _, children in later
+            for c in children
+            if c.data.tags["step.cached"] == "true"
+        }
         assert {"documents", "split", "base", "weak-pairs"} <= reused
         steps = sorted(
             metric.step

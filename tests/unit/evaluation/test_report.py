@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.corpus.schema import DOCUMENTS, QRELS, QUERIES
+from components.corpus.schema import DOCUMENTS, PAIRS, QRELS, QUERIES
 from components.evaluation.changes import largest_changes
 from components.evaluation.collection import read_collection
 from components.evaluation.evaluation import rank_and_score, write_evaluation
 from components.evaluation.funnel import Passed, read_funnel
 from components.evaluation.report import write_report
 from components.evaluation.table import read_rows
-from components.pairs.schema import PAIRS
 from components.storage import Folder
 
 

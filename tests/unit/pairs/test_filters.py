@@ -4,11 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.corpus.schema import conform
+from components.corpus.schema import PAIRS, conform
 from components.model.embedder import Embedder
 from components.monitor import Silent
 from components.pairs.filters import filter_pairs
-from components.pairs.schema import PAIRS
 from components.storage import Folder
 
 

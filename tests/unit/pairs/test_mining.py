@@ -8,11 +8,10 @@ import pyarrow as pa
 import pytest
 from corpus_tables import write_corpus
 
-from components.corpus.schema import conform, passage
+from components.corpus.schema import PAIRS, conform, passage
 from components.model.embedder import Embedder
 from components.monitor import Silent
 from components.pairs.mining import mine_negatives
-from components.pairs.schema import PAIRS
 from components.storage import Folder
 
 NUM_DOCUMENTS = 60

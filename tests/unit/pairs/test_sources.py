@@ -5,9 +5,9 @@ from corpus_tables import write_corpus
 
 from components.corpus.duplicates import group_duplicates
 from components.corpus.readers import read_documents
+from components.corpus.schema import PAIRS
 from components.corpus.split import split_documents
 from components.monitor import Silent
-from components.pairs.schema import PAIRS
 from components.pairs.sources import collect_pairs
 from components.storage import Folder
 
