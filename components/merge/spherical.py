@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 
@@ -101,6 +102,7 @@ def merge_checkpoints(
             # Loaded and saved once: that renews digest, space id and golden vectors.
             Embedder.load(merged, dtype=_dtype(merged)).save(directory)
     monitor.artifact(_ANGLES_FILE, json.dumps([_row(tensor) for tensor in tensors], indent=1).encode())
+    output.write_table("angles.parquet", _angle_table(tensors))
     if len(names) > 1:
         monitor.figure("merge_angles.png", _figure(tensors))
     return {"checkpoints": float(len(names)), **summarise(tensors)}
@@ -231,6 +233,20 @@ def _blocks(inputs: Sequence[torch.Tensor], base: torch.Tensor | None) -> Iterat
 def _dtype(directory: Path) -> torch.dtype:
     weights = Weights(directory)
     return next(dtype for name in weights.names if (dtype := weights.dtype(name)).is_floating_point)
+
+
+def _angle_table(tensors: Sequence[TensorMerge]) -> pa.Table:
+    """A row a tensor; a tensor that no checkpoint moved has no angle."""
+    return pa.table(
+        {
+            "tensor": [tensor.name for tensor in tensors],
+            "angle_degrees": pa.array(
+                [float(np.mean(tensor.angles)) if tensor.angles else None for tensor in tensors], pa.float64()
+            ),
+            "norm_ratio": pa.array([tensor.norm_ratio for tensor in tensors], pa.float64()),
+            "from_average": pa.array([tensor.from_average for tensor in tensors], pa.float64()),
+        }
+    )
 
 
 def _row(tensor: TensorMerge) -> dict[str, object]:

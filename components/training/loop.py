@@ -93,6 +93,8 @@ class StageExecution:
     tokens: Folder
     model: Folder
     exports: Folder
+    history: Folder
+    """Takes what each step reported; a step that is repeated after a resume reports the same again."""
     micro_batch_tokens: int
     checkpoint_every_s: float
     threads: int
@@ -195,6 +197,7 @@ def run_steps(
         }
         if rank == 0:
             monitor.metrics(report, step=done)
+            execution.history.write(f"{export_name(done)}.json", json.dumps({"step": done, **report}).encode())
             monitor.progress(
                 done,
                 settings.steps,

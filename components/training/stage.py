@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import ray
 import ray.train
 import torch.distributed as dist
@@ -83,7 +84,8 @@ def train_stage(
         precision: of the computation; weights, gradients' reduction and optimizer state are float32.
         checkpoints, checkpoints_from: how many sets of weights are kept for the merge, evenly spread over
             what follows the share `checkpoints_from` of the steps, the last one at the end.
-        output: takes `model/` and, for each kept set of weights, `checkpoints/step-000123/`.
+        output: takes `model/`, for each kept set of weights `checkpoints/step-000123/`, and `history.parquet`
+            (what each step reported).
         state: what must outlive this call: token tables, checkpoints, kept weights.
         num_workers, cpus_per_worker, use_gpu: workers of the group; a GPU each with `use_gpu`.
         micro_batch_tokens: most tokens in one forward, padding included.
@@ -91,7 +93,7 @@ def train_stage(
         max_failures: how often workers that died are started again from the last checkpoint.
 
     Returns:
-        steps, rows, texts, and what the last step reported (loss, positive_cosine, ...).
+        steps, rows, texts, and what the last step reported (final_loss, final_positive_cosine, ...).
 
     Raises:
         ValueError: an argument out of range, no pairs, more workers than the cluster has, or a loss that is
@@ -123,7 +125,8 @@ def train_stage(
         export_steps=tuple(sorted({*kept, steps})),
     )  # fmt: skip
     execution = StageExecution(
-        tokens=tokens, model=model, exports=state / "exports", micro_batch_tokens=micro_batch_tokens,
+        tokens=tokens, model=model, exports=state / "exports", history=state / "history",
+        micro_batch_tokens=micro_batch_tokens,
         checkpoint_every_s=checkpoint_every_s, threads=cpus_per_worker, device="cuda" if use_gpu else "cpu",
     )  # fmt: skip
     monitor.params({"rows": len(rows), "texts": len(rows.tokens), "steps": steps, "workers": num_workers})
@@ -131,8 +134,12 @@ def train_stage(
     if not state.exists(FINISHED):
         _fit(settings, execution, monitor, state, num_workers, cpus_per_worker, use_gpu, max_failures)
     _deliver(execution.exports, kept, steps, output)
+    reports = [json.loads(execution.history.read(name)) for name in execution.history.names("*.json")]
+    output.write_table("history.parquet", pa.Table.from_pylist(reports))
     summary = json.loads(state.read(FINISHED))
-    return {"rows": float(len(rows)), "texts": float(len(rows.tokens)), "steps": float(steps), **summary}
+    # Other names than those of the curves: they are numbers of the whole step.
+    last = {f"final_{name}": value for name, value in summary.items()}
+    return {"rows": float(len(rows)), "texts": float(len(rows.tokens)), "steps": float(steps), **last}
 
 
 def _check(

@@ -68,7 +68,7 @@ def test_the_examples_answer_by_the_schemas_the_model_must_follow():
         {"character": "A king who rules", "question_type": "keywords", "difficulty": "phd"},
         {"character": OFFERED[0], "question_type": "rhetorical", "difficulty": "phd"},
         {"character": OFFERED[0], "question_type": "keywords"},
-        {"character": OFFERED[0], "question_type": "keywords", "difficulty": "phd", "mood": "gay"},
+        {"character": OFFERED[0], "question_type": "keywords", "difficulty": "phd", "mood": "happy"},
     ],
 )
 def test_the_schema_admits_only_what_was_offered(answer: dict[str, str]):

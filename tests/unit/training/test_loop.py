@@ -44,6 +44,7 @@ def stopped_and_undisturbed(
             tokens=tokens,
             model=Folder(str(model)),
             exports=Folder(str(directory / name)),
+            history=Folder(str(directory / f"{name}-history")),
             micro_batch_tokens=100,
             checkpoint_every_s=0,
             threads=1,

