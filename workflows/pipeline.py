@@ -108,7 +108,12 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
 
     # ---- judgement: every system on the same held-out queries
     bm25 = Step("evaluate-bm25", "components.evaluation.retrieval:evaluate_bm25", inputs={"split": split})
-    systems: dict[str, Step | Sub] = {"base": base, "weak": weak / "model", "supervised": supervised / "model", "merged": merged}
+    systems: dict[str, Step | Sub] = {
+        "base": base,
+        "weak": weak / "model",
+        "supervised": supervised / "model",
+        "merged": merged,
+    }
     evaluations = {"bm25": bm25} | {
         name: Step(
             f"evaluate-{name}",

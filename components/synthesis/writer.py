@@ -179,10 +179,7 @@ def build_writer(
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
-    # Ray Data lists files and cuts blocks in tasks of one CPU, which comes out of the step's share: if engines
-    # booked all of it, those tasks would wait for the engines and the engines for them.
-    share = hardware.num_engines * hardware.num_cpus
-    bundle: dict[str, float] = {"CPU": max(share - 1, 0.01) / hardware.num_engines}
+    bundle: dict[str, float] = {"CPU": hardware.num_cpus}
     if hardware.num_gpus:
         bundle["GPU"] = 1
         engine_kwargs["tensor_parallel_size"] = hardware.num_gpus
@@ -213,9 +210,21 @@ def build_writer(
     processor.stages[ENGINE_STAGE] = StatefulStage(
         fn=TwoCalls,
         fn_constructor_kwargs={**engine.fn_constructor_kwargs, **own},
-        map_batches_kwargs=engine.map_batches_kwargs,
+        map_batches_kwargs=engine.map_batches_kwargs | _booking(hardware),
     )
     return processor
+
+
+def _booking(hardware: Hardware) -> dict[str, float]:
+    """What an engine books of the step's CPUs.
+
+    Ray Data lists files and cuts blocks in tasks of one CPU, and leaves out finished rows with an actor of another.
+    Those two come out of the step's share: if the engines booked all of it, each would wait for the other for ever.
+    """
+    if hardware.num_gpus > 1:
+        return {}  # the engine's placement group holds its CPUs
+    share = hardware.num_engines * hardware.num_cpus
+    return {"num_cpus": max(share - 2, 0) / hardware.num_engines}
 
 
 def _blank(index: int) -> dict[str, Any]:

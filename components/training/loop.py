@@ -197,7 +197,9 @@ def run_steps(
         }
         if rank == 0:
             monitor.metrics(report, step=done)
-            execution.history.write(f"{export_name(done)}.json", json.dumps({"step": done, **report}).encode())
+            execution.history.write(
+                f"{export_name(done)}.json", json.dumps({"step": done, **report}).encode()
+            )
             monitor.progress(
                 done,
                 settings.steps,

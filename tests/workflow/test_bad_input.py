@@ -5,7 +5,7 @@ import socket
 
 import pytest
 import yaml
-from conftest import write_workspace
+from workspace import write_workspace
 
 from workflows import cli
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_workspace
 from mlflow import MlflowClient
+from workspace import write_workspace
 
 from workflows.engine import server
 
