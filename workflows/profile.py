@@ -28,7 +28,7 @@ class Profile(BaseModel):
     writer_gpus: Annotated[int, Field(ge=0)] = 0
     micro_batch_tokens: Count = 2048
     """Padded tokens a worker runs at once while it trains."""
-    tokens_per_batch: Count = 4096
+    tokens_per_batch: Count = 2048
     """Padded tokens at once while texts are encoded."""
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 45.0
     step_deadline_s: Annotated[float, Field(gt=0)] = 3600.0

@@ -109,6 +109,8 @@ class Filter(Section):
     """Cosine. The paper's 0.7 belongs to a trained embedder."""
     quantile: Share | None = None
     """Drop this share of the pairs, the lowest cosines."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoding."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Filter":
@@ -127,6 +129,8 @@ class Mining(Section):
     """A negative must score below this share of the positive's score."""
     sampling: Literal["top", "random"] = "top"
     seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoding."""
 
 
 class Contrastive(Section):
