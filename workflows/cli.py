@@ -116,8 +116,9 @@ def run(
         soft_wrap=True,
     )
     terminal.print("Next:", style="bold")
-    terminal.print(f"  embedloom promote {loaded.name}    # candidate -> champion, if the gate passes")
-    terminal.print(f"  embedloom serve {loaded.name}      # POST /v1/embeddings on 127.0.0.1:8000")
+    command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
+    terminal.print(f"  {command} promote {loaded.name}    # candidate -> champion, if the gate passes")
+    terminal.print(f"  {command} serve {loaded.name}      # POST /v1/embeddings on 127.0.0.1:8000")
 
 
 @app.command()
@@ -285,6 +286,7 @@ def _fail(message: str, code: int) -> None:
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; a stack trace is a bug."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         app()
     except ValueError as error:
