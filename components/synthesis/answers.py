@@ -82,7 +82,10 @@ def read_answers(state: Folder) -> pa.Table:
     finished = [name for name in state.names(f"{CHECKPOINT}/*.parquet") if ".pending." not in name]
     if not finished:
         return ANSWERS.empty_table()
-    recorded = pa.concat_tables([state.read_table(name, columns=[ID]) for name in finished])
+    # Ray Data does not say of every file that its ids are never null.
+    recorded = pa.concat_tables(
+        [state.read_table(name, columns=[ID]) for name in finished], promote_options="default"
+    )
     rows = conform(state.read_table(ROWS), ANSWERS)
     rows = rows.filter(pc.is_in(rows.column(ID), recorded.column(ID).combine_chunks()))
     # A crash while failures are forgotten can leave a row behind that is then written again.
