@@ -6,7 +6,7 @@ demo: ## the whole workflow on the API documentation of the installed libraries
 	@./embedloom run $(RECIPE) $(ARGS)
 
 test: lint ## everything that CI runs
-	@PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest $(ARGS)
+	@PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest --timeout 900 $(ARGS)
 
 lint:
 	@$(PYTHON_OF_VENV) -m ruff check .
