@@ -157,9 +157,10 @@ def synthesise(
             book = read_book(ledger)
             if book.errors > most_errors:
                 forget_failures(state)
+                kinds = ", ".join(f"{fault} {count}" for fault, count in book.faults.most_common())
                 raise ValueError(
-                    f"the writer failed for {book.errors} of {documents.num_rows} documents, more than "
-                    f"max_error_share = {max_error_share} allows; the last time: {book.last_error}"
+                    f"the writer failed for {book.errors} of {documents.num_rows} documents ({kinds}), more than "
+                    f"max_error_share = {max_error_share} allows; the last one: {book.last_error}"
                 ) from error
             raise
         facts = read_book(ledger).speed()

@@ -3,8 +3,9 @@
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import ray
@@ -23,18 +24,22 @@ class Book:
     Attributes:
         rows: documents that are finished, failed ones included.
         output_tokens: written in both calls.
-        errors: documents that failed. last_error: the words of the last one.
+        faults: documents that failed, by fault. last_error: the words of the last one.
         starts: engines started. start_seconds: the longest start.
         work_seconds: since the first engine was ready.
     """
 
     rows: int = 0
     output_tokens: int = 0
-    errors: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
     last_error: str = ""
     starts: int = 0
     start_seconds: float = 0.0
     work_seconds: float = 0.0
+
+    @property
+    def errors(self) -> int:
+        return self.faults.total()
 
     def speed(self) -> dict[str, float]:
         seconds = max(self.work_seconds, 1e-9)
@@ -65,12 +70,12 @@ class Ledger:
         self._ready_at = self._ready_at or time.monotonic()
         self._book.start_seconds = max(self._book.start_seconds, seconds)
 
-    def add(self, rows: int, output_tokens: int, errors: list[str]) -> bool:
+    def add(self, rows: int, output_tokens: int, faults: Counter[str], last_error: str) -> bool:
         """Book finished rows. False: more rows failed than may fail."""
         self._book.rows += rows
         self._book.output_tokens += output_tokens
-        self._book.errors += len(errors)
-        self._book.last_error = errors[-1] if errors else self._book.last_error
+        self._book.faults += faults
+        self._book.last_error = last_error or self._book.last_error
         if self._ready_at is not None:
             self._book.work_seconds = time.monotonic() - self._ready_at
         return self._book.errors <= self._most_errors

@@ -7,6 +7,7 @@ exchanged for one that asks the same engine twice.
 
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -129,9 +130,11 @@ class TwoCalls(vLLMEngineStageUDF):
                     result.update(fault="query_unreadable", error=str(error))
 
         tokens = sum(result["output_tokens"] for result in results.values())
-        errors = [result["error"] for result in results.values() if result["fault"]]
-        if not await self._ledger.add.remote(len(results), tokens, errors):
-            raise ErrorShareExceededError(errors[-1] if errors else "another engine saw the last one")
+        failed = [result for result in results.values() if result["fault"]]
+        faults = Counter(result["fault"] for result in failed)
+        last_error = failed[-1]["error"] if failed else ""
+        if not await self._ledger.add.remote(len(results), tokens, faults, last_error):
+            raise ErrorShareExceededError(last_error)
         for result in results.values():
             yield result
 

@@ -81,6 +81,7 @@ def outcome(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Outc
         "state": state,
         "num_cpus": 2,
         "max_model_length": 2000,
+        "max_error_share": 0.5,  # of six documents, and one of them is made to fail
     }
     earlier = pa.Table.from_pylist(
         [
