@@ -103,7 +103,9 @@ def run(
     largest = None
     if sizes.maximum_cpus is not None or sizes.maximum_gpus is not None:
         largest = Budget(cpus=sizes.maximum_cpus or 0, gpus=sizes.maximum_gpus or 0)
-    result = run_steps(steps, store, tracking, cluster, loaded.name, loaded.model_dump(), largest)
+    result = run_steps(
+        steps, store, tracking, cluster, loaded.name, loaded.model_dump(), largest, loaded.description
+    )
     if result.exit_code:
         _fail(result.message, result.exit_code)
     report = result.outcomes["report"].output
@@ -117,8 +119,11 @@ def run(
     )
     terminal.print("Next:", style="bold")
     command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
-    terminal.print(f"  {command} promote {loaded.name}    # candidate -> champion, if the gate passes")
-    terminal.print(f"  {command} serve {loaded.name}      # POST /v1/embeddings on 127.0.0.1:8000")
+    where = ("" if root == ROOT else f" --root {root}") + (
+        f" --tracking-uri {tracking_uri}" if tracking_uri else ""
+    )
+    _say(f"  {command} promote {loaded.name}{where}    # candidate -> champion, if the gate passes")
+    _say(f"  {command} serve {loaded.name}{where}      # POST /v1/embeddings on 127.0.0.1:8000")
 
 
 @app.command()
@@ -288,7 +293,7 @@ def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; a stack trace is a bug."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        app()
+        app(prog_name="embedloom")
     except ValueError as error:
         Console(stderr=True, highlight=False).print(
             f"error: {error}", style="red", soft_wrap=True, markup=False

@@ -23,6 +23,8 @@ from workflows.engine.step import Budget, Step, Sub
 from workflows.profile import Profile
 from workflows.recipe import Recipe
 
+HEADLINE = ("ndcg@10", "recall@100")
+
 
 def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) -> list[Step]:
     """The steps that a recipe asks for; the engine finds what they are made of.
@@ -107,7 +109,12 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
     )
 
     # ---- judgement: every system on the same held-out queries
-    bm25 = Step("evaluate-bm25", "components.evaluation.retrieval:evaluate_bm25", inputs={"split": split})
+    bm25 = Step(
+        "evaluate-bm25",
+        "components.evaluation.retrieval:evaluate_bm25",
+        inputs={"split": split},
+        headline=HEADLINE,
+    )
     systems: dict[str, Step | Sub] = {
         "base": base,
         "weak": weak / "model",
@@ -121,6 +128,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
             inputs={"split": split, "model": model},
             execution=encoder,
             budget=encoder_budget,
+            headline=HEADLINE,
         )
         for name, model in systems.items()
     }
@@ -203,7 +211,7 @@ def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
             "num_cpus": profile.writer_cpus,
             "num_gpus": profile.writer_gpus,
         },
-        budget=Budget(cpus=profile.writer_cpus + 1, gpus=profile.writer_gpus),
+        budget=Budget(cpus=profile.writer_cpus, gpus=profile.writer_gpus),
         deadline_s=profile.step_deadline_s,
     )
 

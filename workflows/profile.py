@@ -23,8 +23,8 @@ class Profile(BaseModel):
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
     encoder_cpus: Count = 2
     """CPUs of a step that encodes texts in one process."""
-    writer_cpus: Count = 1
-    """CPUs of the engine that writes queries; one more reads and writes its rows."""
+    writer_cpus: Annotated[int, Field(ge=2)] = 2
+    """CPUs of the engine that writes queries; two of them also read and write its rows."""
     writer_gpus: Annotated[int, Field(ge=0)] = 0
     micro_batch_tokens: Count = 2048
     """Padded tokens a worker runs at once while it trains."""

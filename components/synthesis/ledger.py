@@ -70,12 +70,13 @@ class Ledger:
         self._ready_at = self._ready_at or time.monotonic()
         self._book.start_seconds = max(self._book.start_seconds, seconds)
 
-    def add(self, rows: int, output_tokens: int, faults: Counter[str], last_error: str) -> bool:
-        """Book finished rows. False: more rows failed than may fail."""
-        self._book.rows += rows
+    def add(self, output_tokens: int, fault: str, error: str) -> bool:
+        """Book a finished row, `fault` empty if nothing is wrong. False: more rows failed than may fail."""
+        self._book.rows += 1
         self._book.output_tokens += output_tokens
-        self._book.faults += faults
-        self._book.last_error = last_error or self._book.last_error
+        if fault:
+            self._book.faults[fault] += 1
+            self._book.last_error = error
         if self._ready_at is not None:
             self._book.work_seconds = time.monotonic() - self._ready_at
         return self._book.errors <= self._most_errors

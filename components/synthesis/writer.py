@@ -5,9 +5,9 @@ each idle while the other works. So the processor of `ray.data.llm` is built as 
 exchanged for one that asks the same engine twice.
 """
 
+import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ from components.synthesis.prompts import Message, Prompts
 from components.synthesis.validate import UnreadableError, parse_configuration, parse_query
 
 ENGINE_STAGE = "vLLMEngineStage"
+ROWS_IN_FLIGHT = {"gpu": 512, "cpu": 32}
+"""Rows that an engine works on at once: as many as it can batch, and few where they would all end together."""
 
 
 @dataclass(frozen=True)
@@ -95,48 +97,46 @@ class TwoCalls(vLLMEngineStageUDF):
     async def udf(  # type: ignore[misc, override]
         self, rows: list[dict[str, Any]]
     ) -> AsyncIterator[dict[str, Any]]:
-        """Answers both calls for a batch of rows; yields one dict a row, in any order."""
-        results = {row[self.IDX_IN_BATCH_COLUMN]: _blank(row[self.IDX_IN_BATCH_COLUMN]) for row in rows}
-        first = []
-        for row in rows:
-            characters = list(row["characters"])
-            messages = self._prompts.configuration_messages(row["passage"], characters)
-            first.append(self._request(row, messages, self._prompts.configuration_schema(characters)))
-        async for index, answer in self._ask(first):
-            _book(results[index], "configuration", answer)
+        """Answers both calls for a batch of rows; yields one dict a row, as they are finished."""
+        for answered in asyncio.as_completed([self._answer(row) for row in rows]):
+            result = await answered
+            fault = result["fault"]
+            if not await self._ledger.add.remote(result["output_tokens"], fault, result["error"]):
+                raise ErrorShareExceededError(result["error"])
+            yield result
 
-        second = []
-        for row in rows:
-            result = results[row[self.IDX_IN_BATCH_COLUMN]]
-            if result["fault"]:
-                continue
-            try:
-                choice = parse_configuration(result["configuration"], list(row["characters"]))
-            except UnreadableError as error:
-                result.update(fault="configuration_unreadable", error=str(error))
-                continue
-            result.update(choice.model_dump())
-            messages = self._prompts.query_messages(
-                row["passage"], choice, int(row["length"]), self._language
+    async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Both calls for one row; the second one needs what the first one chose."""
+        result = _blank(row[self.IDX_IN_BATCH_COLUMN])
+        try:
+            characters = list(row["characters"])
+            answer = await self._ask(
+                row,
+                self._prompts.configuration_messages(row["passage"], characters),
+                self._prompts.configuration_schema(characters),
             )
-            second.append(self._request(row, messages, self._prompts.query_schema()))
-        async for index, answer in self._ask(second):
-            result = results[index]
+            _book(result, "configuration", answer)
+            if result["fault"]:
+                return result
+            choice = parse_configuration(result["configuration"], characters)
+            result.update(choice.model_dump())
+            answer = await self._ask(
+                row,
+                self._prompts.query_messages(row["passage"], choice, int(row["length"]), self._language),
+                self._prompts.query_schema(),
+            )
             _book(result, "query", answer)
             if not result["fault"]:
-                try:
-                    parse_query(result["query"])
-                except UnreadableError as error:
-                    result.update(fault="query_unreadable", error=str(error))
+                parse_query(result["query"])
+        except UnreadableError as error:
+            call = "query" if result["question_type"] else "configuration"
+            result.update(fault=f"{call}_unreadable", error=str(error))
+        return result
 
-        tokens = sum(result["output_tokens"] for result in results.values())
-        failed = [result for result in results.values() if result["fault"]]
-        faults = Counter(result["fault"] for result in failed)
-        last_error = failed[-1]["error"] if failed else ""
-        if not await self._ledger.add.remote(len(results), tokens, faults, last_error):
-            raise ErrorShareExceededError(last_error)
-        for result in results.values():
-            yield result
+    async def _ask(self, row: dict[str, Any], messages: list[Message], schema: str) -> dict[str, Any]:
+        async for answer in super().udf([self._request(row, messages, schema)]):
+            return answer
+        raise RuntimeError("the engine gave no answer")
 
     def _request(self, row: dict[str, Any], messages: list[Message], schema: str) -> dict[str, Any]:
         sampling = {
@@ -156,11 +156,6 @@ class TwoCalls(vLLMEngineStageUDF):
             "tokenized_prompt": tokens,
             "sampling_params": sampling,
         }
-
-    async def _ask(self, requests: list[dict[str, Any]]) -> AsyncIterator[tuple[int, dict[str, Any]]]:
-        if requests:
-            async for answer in super().udf(requests):
-                yield answer[self.IDX_IN_BATCH_COLUMN], answer
 
 
 def build_writer(
@@ -183,6 +178,7 @@ def build_writer(
     }
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
     bundle: dict[str, float] = {"CPU": hardware.num_cpus}
+    in_flight = ROWS_IN_FLIGHT["gpu" if hardware.num_gpus else "cpu"]
     if hardware.num_gpus:
         bundle["GPU"] = 1
         engine_kwargs["tensor_parallel_size"] = hardware.num_gpus
@@ -198,6 +194,7 @@ def build_writer(
         placement_group_config={"bundle_per_worker": bundle},
         concurrency=(hardware.num_engines, hardware.num_engines),
         batch_size=batch_size,
+        max_concurrent_batches=max(2, in_flight // batch_size),
         should_continue_on_error=True,
         runtime_env={"env_vars": environment},
         log_engine_metrics=False,

@@ -7,37 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
-from workspace import write_workspace
-
-from workflows.engine import server
+from workspace import STEPS, client, submissions, write_workspace
 
 pytestmark = pytest.mark.timeout(600)
-
-STEPS = {
-    "documents", "duplicates", "split", "base", "weak-pairs", "weak", "supervised-pairs", "mined", "supervised",
-    "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak", "evaluate-supervised", "evaluate-merged", "report",
-    "register",
-}  # fmt: skip
-
-
-def client(folder: Path) -> MlflowClient:
-    running = server.find(folder / "mlflow")
-    assert running is not None
-    return MlflowClient(running.uri)
 
 
 def weights_of_merged(root: Path) -> str:
     (file,) = (root / "merge_checkpoints").glob("*/attempt-*/model.safetensors")
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def submissions(api: MlflowClient) -> list[tuple]:
-    """Every parent run with its child runs, oldest first."""
-    (experiment,) = (e for e in api.search_experiments() if e.name == "tiny")
-    runs = api.search_runs([experiment.experiment_id], max_results=1000)
-    parents = sorted((r for r in runs if "step.name" not in r.data.tags), key=lambda r: r.info.start_time)
-    return [(p, [r for r in runs if r.data.tags.get("mlflow.parentRunId") == p.info.run_id]) for p in parents]
 
 
 def test_a_run_ends_with_scores_and_what_to_do_next(undisturbed):
@@ -69,6 +46,9 @@ def test_mlflow_holds_a_parent_and_a_child_a_step(undisturbed):
     assert written <= read
     version = api.get_model_version_by_alias("tiny", "candidate")
     assert version.tags["fingerprint"]
+    assert version.run_id == by_name["register"].info.run_id
+    scores = by_name["evaluate-merged"].data.metrics
+    assert parent.data.metrics["ndcg_at_10/evaluate-merged"] == scores["ndcg_at_10"]
 
 
 def _context(dataset_input) -> str:

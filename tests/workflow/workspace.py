@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from mlflow import MlflowClient
 from tiny_model import WORDS, write_tiny_model
 
+from workflows.engine import server
+
 DOCUMENTS = 240
+STEPS = {
+    "documents", "duplicates", "split", "base", "weak-pairs", "weak", "supervised-pairs", "mined", "supervised",
+    "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak", "evaluate-supervised", "evaluate-merged", "report",
+    "register",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,20 @@ class Workspace:
 
     def end(self, root: str = "results") -> None:
         self.call("mlflow", "stop", root=root)
+
+
+def client(folder: Path) -> MlflowClient:
+    running = server.find(folder / "mlflow")
+    assert running is not None
+    return MlflowClient(running.uri)
+
+
+def submissions(api: MlflowClient) -> list[tuple]:
+    """Every parent run with its child runs, oldest first."""
+    (experiment,) = (e for e in api.search_experiments() if e.name == "tiny")
+    runs = api.search_runs([experiment.experiment_id], max_results=1000)
+    parents = sorted((r for r in runs if "step.name" not in r.data.tags), key=lambda r: r.info.start_time)
+    return [(p, [r for r in runs if r.data.tags.get("mlflow.parentRunId") == p.info.run_id]) for p in parents]
 
 
 def write_workspace(folder: Path) -> Workspace:

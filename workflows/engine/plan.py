@@ -65,30 +65,39 @@ def _reasons(
     now = payload(step, prints)
     previous = store.previous(step)
     if not previous:
-        reruns = [f"input `{name}` reruns" for name in _rerunning(step, planned)]
-        return ("never run", *reruns)
+        return ("never run",)
     # Another recipe may have a step of this name: the closest of the last results tells the most.
     closest = min(previous, key=lambda manifest: _distance(manifest.payload, now))
     reasons = _changes(closest.payload, now)
     if closest.payload["external"] != now["external"] and step.explain:
         reasons.append(_explanation(step, closest, store))
-    running = set(_rerunning(step, planned))
-    for key in sorted({*closest.payload["inputs"], *now["inputs"]}):
-        old, new = closest.payload["inputs"].get(key), now["inputs"].get(key)
-        if old == new:
-            continue
-        if new is None:
-            reasons.append(f"input `{key}` is gone")
-            continue
-        name = producer(step.inputs[key]).name
-        verb = "is new" if old is None else "reruns" if name in running else "is another result"
-        reasons.append(f"input `{name}` {verb}")
-    return tuple(dict.fromkeys(reasons))
+    return (*reasons, *_changed_inputs(step, closest.payload["inputs"], now["inputs"], planned))
 
 
-def _rerunning(step: Step, planned: Mapping[Step, Planned]) -> list[str]:
-    sources = dict.fromkeys(producer(source) for source in step.inputs.values())
-    return [source.name for source in sources if planned[source].state == "RUN"]
+def _changed_inputs(
+    step: Step, before: Mapping[str, str], after: Mapping[str, str], planned: Mapping[Step, Planned]
+) -> list[str]:
+    """A sentence for each way in which inputs differ, with the steps that they come from."""
+    changes: dict[tuple[str, str], list[str]] = {}
+    for key in sorted({*before, *after}):
+        if before.get(key) == after.get(key):
+            continue
+        if key not in after:
+            changes.setdefault(("is gone", "are gone"), []).append(key)
+            continue
+        source = producer(step.inputs[key])
+        if key not in before:
+            verbs = ("is new", "are new")
+        elif planned[source].state == "RUN":
+            verbs = ("reruns", "rerun")
+        else:
+            verbs = ("is another result", "are other results")
+        changes.setdefault(verbs, []).append(source.name)
+    sentences = []
+    for (one, many), names in changes.items():
+        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+        sentences.append(f"inputs {shown} {many}" if "," in shown else f"input {shown} {one}")
+    return sentences
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

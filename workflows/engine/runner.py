@@ -85,13 +85,14 @@ def run(
     name: str,
     params: Mapping[str, Any],
     largest: Budget | None = None,
+    description: str = "",
 ) -> Result:
     """Compute what is not there yet.
 
     Args:
         steps: the steps wanted; what they are made of is found from them.
         cluster: connects to Ray, or starts it. Not called if every step is a hit. The caller shuts Ray down.
-        name, params: of the parent run in MLflow.
+        name, params, description: of the parent run in MLflow.
         largest: what the cluster may grow to; what it has now by default.
 
     Raises:
@@ -100,7 +101,7 @@ def run(
     """
     store.check_writable()
     planned = plan(steps, store, confirm=False)
-    tracking.begin(name, params)
+    tracking.begin(name, params, description)
     with Heartbeat(store.lease_period_s) as heartbeat, board.Terminal() as terminal, Signals() as signals:
         return _Run(planned, store, tracking, heartbeat, terminal, signals, name).to_the_end(cluster, largest)
 
@@ -388,8 +389,14 @@ class _Run:
             f"steps_{state}": float(sum(outcome.state == state for outcome in outcomes))
             for state in ("computed", "reused", "failed", "skipped", "killed")
         }
+        headlines = {
+            f"{number}/{outcome.step.name}": outcome.manifest.numbers[number]
+            for outcome in outcomes
+            if outcome.manifest
+            for number in outcome.step.headline
+        }
         tags = {"step.error": message} if message else {}
-        self.tracking.end(status, {**counts, "duration_s": seconds}, tags)
+        self.tracking.end(status, {**headlines, **counts, "duration_s": seconds}, tags)
         return Result(
             outcomes={outcome.step.name: outcome for outcome in outcomes},
             exit_code=exit_code,

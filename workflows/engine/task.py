@@ -129,7 +129,10 @@ def _sentence(error: BaseException) -> str:
 def _run(call: Call) -> dict[str, float]:
     function = resolve(call.fn)
     given = {**call.inputs, **call.arguments, "output": call.output, "monitor": call.monitor}
-    if "state" in inspect.signature(function).parameters:
+    wanted = inspect.signature(function).parameters
+    if "run_id" in wanted:
+        given["run_id"] = call.monitor.run_id
+    if "state" in wanted:
         given["state"] = call.state
         _make(call.state)
     _make(call.output)

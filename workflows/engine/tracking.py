@@ -36,6 +36,8 @@ _DIGEST_CHARACTERS = 32
 _EXTERNALS_SHOWN = 20
 _NAME_CHARACTERS = 200
 _PROCESS = "embedloom.process"
+_NOTE = "mlflow.note.content"
+_PAGES = {"mlflow.experimentKind": "custom_model_development"}  # not those for prompts and traces
 
 Inputs = Mapping[str, tuple[str, Folder]]
 """Keyword -> (fingerprint of the step that made it, its folder)."""
@@ -70,8 +72,8 @@ class Tracking:
     def page(self, run_id: str) -> str:
         return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
-    def begin(self, name: str, params: Mapping[str, Any]) -> None:
-        """Open the parent run.
+    def begin(self, name: str, params: Mapping[str, Any], description: str = "") -> None:
+        """Open the parent run. MLflow shows `description`, in Markdown, at its head.
 
         Raises:
             ValueError: the server does not answer.
@@ -84,7 +86,7 @@ class Tracking:
         try:
             self.experiment_id = _experiment(api, self.experiment)
             _end_abandoned(api, self.experiment_id)
-            tags = {_PROCESS: _this_process()}
+            tags = {_PROCESS: _this_process()} | ({_NOTE: description} if description else {})
             self.run_id = api.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
         except MlflowException as error:
             said = str(error).splitlines()[0]
@@ -113,7 +115,7 @@ class Tracking:
             tags["step.source_run_id"] = source
             at = manifest.tracking["place"]
             where = f"[run {source}]({self.page(source)})" if at == self.place else f"run {source} at {at}"
-            tags["mlflow.note.content"] = f"Reused; computed in {manifest.duration_s:.1f} s by {where}."
+            tags[_NOTE] = f"Reused; computed in {manifest.duration_s:.1f} s by {where}."
         run_id = self._child(step, manifest.fingerprint, tags)
         if run_id:
             self._outbox.put(
@@ -136,7 +138,7 @@ class Tracking:
         if run_id:
             text = error[:_TAG_CHARACTERS]
             artifacts = {"traceback.txt": traceback.encode()} if traceback else None
-            tags = {"step.error": text, "mlflow.note.content": text}
+            tags = {"step.error": text, _NOTE: text}
             self._outbox.put(run_id, tags=tags, artifacts=artifacts, status=status)
 
     def tag(self, run_id: str | None, tags: Mapping[str, str]) -> None:
@@ -246,7 +248,7 @@ def _experiment(api: Any, name: str) -> str:
     found = api.get_experiment_by_name(name)
     if found is None:
         try:
-            return api.create_experiment(name)
+            return api.create_experiment(name, tags=_PAGES)
         except MlflowException:  # another submission was first
             found = api.get_experiment_by_name(name)
             if found is None:
