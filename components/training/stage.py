@@ -93,7 +93,7 @@ def train_stage(
         max_failures: how often workers that died are started again from the last checkpoint.
 
     Returns:
-        steps, rows, texts, and what the last step reported (final/loss, final/positive_cosine, ...).
+        steps, rows, texts, final_loss.
 
     Raises:
         ValueError: an argument out of range, no pairs, more workers than the cluster has, or a loss that is
@@ -137,9 +137,12 @@ def train_stage(
     reports = [json.loads(execution.history.read(name)) for name in execution.history.names("*.json")]
     output.write_table("history.parquet", pa.Table.from_pylist(reports))
     summary = json.loads(state.read(FINISHED))
-    # Numbers of the whole step: MLflow shows what shares a prefix as a section apart from the curves.
-    last = {f"final/{name}": value for name, value in summary.items()}
-    return {"rows": float(len(rows)), "texts": float(len(rows.tokens)), "steps": float(steps), **last}
+    return {
+        "rows": float(len(rows)),
+        "texts": float(len(rows.tokens)),
+        "steps": float(steps),
+        "final_loss": summary["loss"],
+    }
 
 
 def _check(

@@ -54,7 +54,7 @@ def test_a_killed_stage_called_again_ends_in_the_same_bits(tmp_path: Path) -> No
         digests = {weights_digest(tmp_path / run / "output" / name) for run in ("undisturbed", "killed")}
         assert len(digests) == 1
         assert digests != {weights_digest(model)}
-    assert resumed["final/loss"] == undisturbed["final/loss"]
+    assert resumed["final_loss"] == undisturbed["final_loss"]
     assert undisturbed["steps"] == 8
     lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines]

@@ -37,7 +37,7 @@ _EXTERNALS_SHOWN = 20
 _NAME_CHARACTERS = 200
 _PROCESS = "embedloom.process"
 _NOTE = "mlflow.note.content"
-_PAGES = {"mlflow.experimentKind": "custom_model_development"}  # not those for prompts and traces
+_PAGES = "workflowType=machine_learning"  # the pages for training, not those for prompts and traces
 
 Inputs = Mapping[str, tuple[str, Folder]]
 """Keyword -> (fingerprint of the step that made it, its folder)."""
@@ -70,7 +70,7 @@ class Tracking:
         return self.page(self.run_id)
 
     def page(self, run_id: str) -> str:
-        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{self.uri}/#/experiments/{self.experiment_id}/runs/{run_id}?{_PAGES}"
 
     def begin(self, name: str, params: Mapping[str, Any], description: str = "") -> None:
         """Open the parent run. MLflow shows `description`, in Markdown, at its head.
@@ -248,7 +248,7 @@ def _experiment(api: Any, name: str) -> str:
     found = api.get_experiment_by_name(name)
     if found is None:
         try:
-            return api.create_experiment(name, tags=_PAGES)
+            return api.create_experiment(name)
         except MlflowException:  # another submission was first
             found = api.get_experiment_by_name(name)
             if found is None:
