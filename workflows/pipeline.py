@@ -163,7 +163,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
             "base_evaluation": evaluations["base"],
         },
         execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoder},
-        confirm="components.serving.registry:is_registered",
+        confirm="components.serving.registration:is_registered",
         budget=encoder_budget,
     )
     return [report, register]

@@ -4,7 +4,6 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -15,8 +14,8 @@ from components.evaluation.retrieval import evaluate_model
 from components.model.embedder import read_spec
 from components.model.export import weights_digest
 from components.monitor import Monitor, Silent
-from components.serving.errors import NotRegisteredError, TrackingUnreachableError
 from components.serving.judgement import champion_role, judge
+from components.serving.registration import Registration, write_registration
 from components.serving.release import fetch
 from components.serving.verify import check_files
 from components.serving.versions import (
@@ -33,8 +32,6 @@ from components.serving.versions import (
     release_of,
 )
 from components.storage import Folder
-
-_REGISTRATION = "registration.json"
 
 
 def register_model(
@@ -107,13 +104,7 @@ def register_model(
         client.set_model_version_tag(name, version.version, key, value)
     client.set_registered_model_alias(name, CANDIDATE, version.version)
 
-    registration = {
-        "name": name,
-        "version": version.version,
-        "fingerprint": fingerprint,
-        "champion": champion,
-    }
-    output.write(_REGISTRATION, json.dumps(registration, indent=2).encode())
+    write_registration(output, Registration(name, version.version, fingerprint, champion))
     gate = {**asdict(decision), "champion": champion}
     output.write("gate.json", json.dumps(gate, indent=2).encode())
     monitor.params({"registered": f"models:/{name}/{version.version}", "gate": "; ".join(decision.reasons)})
@@ -138,20 +129,3 @@ def _measure_champion(
                 tokens_per_batch=tokens_per_batch,
             )
         add_evidence(client, version, champion_role(champion.version), known)
-
-
-def is_registered(output: Folder, *, tracking_uri: str | None = None, **_: Any) -> bool:
-    """Whether what `register_model` wrote down still holds: the version is there, and was judged against the
-    champion of today."""
-    registration = json.loads(output.read(_REGISTRATION))
-    name, number = registration["name"], registration["version"]
-    try:
-        client = connect(tracking_uri)
-        version = get_version(client, name, number)
-        champion = aliases(client, name).get(CHAMPION)
-    except (NotRegisteredError, TrackingUnreachableError):
-        return False
-    return version.tags.get("fingerprint") == registration["fingerprint"] and champion in (
-        registration["champion"],
-        number,
-    )

@@ -40,7 +40,8 @@ from components.serving.errors import (
     TrackingUnreachableError,
 )
 from components.serving.promotion import promote
-from components.serving.registry import is_registered, register_model
+from components.serving.registration import is_registered
+from components.serving.registry import register_model
 from components.serving.release import fetch
 from components.serving.verify import from_directory, load_verified
 from components.serving.versions import aliases, connect, resolve
