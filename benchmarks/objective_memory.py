@@ -2,9 +2,9 @@
 
 Run: python benchmarks/objective_memory.py
 Every figure is of a child process of its own that computes loss and gradients, preset `paper`, float32, 1024
-dimensions, two threads. Memory is what the peak resident size (VmHWM in /proc, reset once the inputs are
-made) rises above the resident size before, less the gradients of the inputs: scores, masks, copies and what
-the allocator keeps. A small batch is computed first, so that the libraries' own buffers are no part of it.
+dimensions. Memory is what the peak resident size (VmHWM in /proc, reset once the inputs are made) rises above
+the resident size before, less the gradients of the inputs: scores, masks, copies and what the allocator
+keeps. A small batch is computed first, so that the libraries' own buffers are no part of it.
 Bars: at N = 8192 rows with K = 7 hard negatives each at most 5 % of the dense memory, and 1.5 times the dense
 time (the better of two runs each, in turn); at N = 32768, K = 0 at most 0.3 GB; over four sizes, each twice
 the one before, memory at most doubles. The dense computation needs 14 GB free. The last line is JSON.
@@ -90,7 +90,6 @@ def dense(batch: ContrastiveBatch) -> torch.Tensor:
 
 def measure(name: str, rows: int, negatives: int) -> dict[str, float]:
     """Loss and gradients once, in this process."""
-    torch.set_num_threads(2)
     loss_of = {"ours": ours, "dense": dense}[name]
     _loss_and_gradients(loss_of, random_batch(64, negatives))
     batch = random_batch(rows, negatives)
@@ -169,6 +168,7 @@ def main() -> int:
             "time_ratio": round(time_ratio, 3),
             "time_bar": TIME_BAR,
             "cpu_time_ratio": round(best["ours"]["cpu_seconds"] / best["dense"]["cpu_seconds"], 3),
+            "threads": torch.get_num_threads(),
             "seconds": {name: round(values["seconds"], 1) for name, values in best.items()},
             "gb_at_n_32768_k_0": round(large["gb"], 4),
             "gb_bar_at_n_32768_k_0": LARGE_BAR_GB,

@@ -107,9 +107,8 @@ class CosineGradients:
             self.vectors[right][columns, segment].addmm_(gradient_PRT[p].T, left_RD[:, segment])
 
     def add_pairs(self, rows: slice, cosine_PR: torch.Tensor, gradient_PR: torch.Tensor) -> None:
-        """Add what the gradient at every query's cosine with its own positive gives."""
+        """The same for every query's cosine with its own positive."""
         cosines = self.cosines
-        gradient_PR = gradient_PR.clone()
         radial_QR = gradient_PR[:-1] * cosine_PR[:-1]
         self.radial_QC["query"][:, rows] += radial_QR
         self.radial_QC["positive"][:, rows] += radial_QR

@@ -45,7 +45,7 @@ def random_batch(rows: int, negatives: int, D: int) -> ContrastiveBatch:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), D=st.sampled_from(VECTOR_DIMENSIONS), tile=st.sampled_from(TILES))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_value_gradients_and_statistics_equal_the_oracle(
@@ -84,7 +84,7 @@ def test_value_gradients_and_statistics_equal_the_oracle(
     )
 
     seen = result.statistics
-    assert seen["positive_cosine"] == pytest.approx(oracle.positive_cosine, rel=1e-5)
+    assert seen["positive_cosine"] == pytest.approx(oracle.positive_cosine, abs=1e-6)
     hardest = sum(oracle.hardest) / len(oracle.hardest) if oracle.hardest else math.nan
     assert seen["hardest_negative_cosine"] == pytest.approx(hardest, rel=1e-5, abs=1e-6, nan_ok=True)
     assert seen["masked_share"] == pytest.approx(oracle.masked / oracle.cells if oracle.cells else 0)
@@ -94,9 +94,9 @@ def test_value_gradients_and_statistics_equal_the_oracle(
 
 def test_gradients_equal_finite_differences() -> None:
     """Independent of the oracle: Matryoshka, both softmaxes, and the temperature."""
-    batch = random_batch(rows=5, negatives=7, D=6)
+    batch = random_batch(rows=4, negatives=5, D=4)
     objective = Objective(
-        document_query="second_softmax", matryoshka_dimensions=(2, 4, 6), matryoshka_weights=(1, 0.5, 2)
+        document_query="second_softmax", matryoshka_dimensions=(2, 3, 4), matryoshka_weights=(1, 0.5, 2)
     )
     leaves = [vectors.clone().requires_grad_() for vectors in vectors_of(batch)]
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
