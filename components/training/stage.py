@@ -15,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.model.embedder import Embedder
 from components.monitor import Monitor
-from components.objective.contrastive import objective_from
+from components.objective.objective import objective_from
 from components.storage import Folder
 from components.training.loop import (
     DivergenceError,
