@@ -184,6 +184,8 @@ class Contrastive(Section):
     @model_validator(mode="after")
     def _is_an_objective(self) -> "Contrastive":
         objective_from(self.model_dump())
+        if self.learnable_temperature:
+            raise ValueError("learnable_temperature: the trainer keeps the temperature fixed so far")
         return self
 
 

@@ -26,6 +26,7 @@ from components.model.embedder import Embedder
 from components.model.export import save_model
 from components.monitor import Monitor
 from components.objective.contrastive import Objective
+from components.objective.objective import for_task
 from components.storage import Folder
 from components.training.schedule import Schedule, learning_rate_share
 from components.training.sharding import (
@@ -170,7 +171,11 @@ def run_steps(
             int(np.random.SeedSequence([settings.seed, step, rank]).generate_state(1, np.uint64)[0])
         )
         statistics = accumulate_gradients(
-            embedder, batch, settings.objective, execution.micro_batch_tokens, group
+            embedder,
+            batch,
+            for_task(settings.objective, batch.task),
+            execution.micro_batch_tokens,
+            group,
         )
         norm = _clip(embedder, settings.max_gradient_norm)
         done = step + 1
