@@ -38,7 +38,7 @@ from components.training.sharding import (
     shard_model,
 )
 from components.training.step import accumulate_gradients
-from components.training.tokens import TrainingRows, read_training_rows
+from components.training.tokens import read_training_rows, worker_batch
 
 POSITION = "position.json"
 
@@ -171,9 +171,9 @@ def run_steps(
         torch.manual_seed(
             int(np.random.SeedSequence([settings.seed, step, rank]).generate_state(1, np.uint64)[0])
         )
-        own = worker_rows(batch, rank, workers)
+        own = worker_batch(rows, worker_rows(batch, rank, workers), batch)
         statistics = accumulate_gradients(
-            embedder, rows, own, settings.objective, execution.micro_batch_tokens, group
+            embedder, own, settings.objective, execution.micro_batch_tokens, group
         )
         norm = _clip(embedder, settings.max_gradient_norm)
         done = step + 1
@@ -192,7 +192,7 @@ def run_steps(
             **statistics,
             "learning_rate": settings.learning_rate * share,
             "gradient_norm": norm,
-            "tokens_per_second": _tokens(rows, batch) / seconds,
+            "tokens_per_second": own.global_tokens / seconds,
             "step_seconds": seconds,
         }
         if rank == 0:
@@ -246,12 +246,6 @@ def _position(directory: Path, settings: StageSettings) -> int:
 def _clip(embedder: Embedder, max_norm: float) -> float:
     norm = nn.utils.clip_grad_norm_(embedder.parameters(), max_norm)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def _tokens(rows: TrainingRows, batch: np.ndarray) -> int:
-    lengths = rows.tokens.lengths
-    negatives = sum(int(lengths[rows.negatives[row]].sum()) for row in batch)
-    return int(lengths[rows.queries[batch]].sum() + lengths[rows.positives[batch]].sum()) + negatives
 
 
 def _agreed(elapsed: float, execution: StageExecution, group: dist.ProcessGroup) -> bool:

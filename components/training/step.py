@@ -7,7 +7,6 @@ number of micro-batches, for each is a collective under FSDP.
 
 from typing import cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
@@ -16,13 +15,12 @@ from components.model.embedder import Embedder
 from components.model.tokens import batches_by_length
 from components.objective.contrastive import ContrastiveBatch, Objective
 from components.objective.distributed import contrastive_loss
-from components.training.tokens import TrainingRows
+from components.training.batch import WorkerBatch
 
 
 def accumulate_gradients(
     embedder: Embedder,
-    rows: TrainingRows,
-    own: np.ndarray,
+    batch: WorkerBatch,
     objective: Objective,
     micro_batch_tokens: int,
     group: dist.ProcessGroup,
@@ -30,24 +28,23 @@ def accumulate_gradients(
     """Leave the gradient of the global batch's loss in the parameters and return the loss's statistics.
 
     `embedder` is sharded by FSDP2, which averages gradients over the workers: hence the factor on the loss.
-
-    Args:
-        own: numbers of the rows that this worker has of the global batch.
     """
-    texts = _texts(rows, own)
-    micro_batches = list(batches_by_length(rows.tokens.lengths[texts].tolist(), micro_batch_tokens))
+    texts = [ids.tolist() for ids in batch.tokens]
+    micro_batches = list(batches_by_length([len(ids) for ids in texts], micro_batch_tokens))
     count = torch.tensor(len(micro_batches), device=embedder.device)
     dist.all_reduce(count, dist.ReduceOp.MAX, group=group)
     # A worker with less to do repeats its shortest text with gradient zero.
     idle = int(count) - len(micro_batches)
     micro_batches += [micro_batches[-1][-1:]] * idle
 
-    outputs = [_encode(embedder, rows, texts[positions]) for positions in micro_batches]
+    outputs = [
+        embedder(*embedder.pad([texts[position] for position in positions])) for positions in micro_batches
+    ]
     vectors = outputs[0].new_empty(len(texts), outputs[0].shape[1])
     for positions, output in zip(micro_batches, outputs, strict=True):
         vectors[positions] = output.detach()
     vectors.requires_grad_()
-    result = contrastive_loss(_batch(rows, own, texts, vectors), objective, group)
+    result = contrastive_loss(_contrastive(batch, vectors), objective, group)
     (result.share * dist.get_world_size(group)).backward()
     assert vectors.grad is not None
 
@@ -64,27 +61,16 @@ def accumulate_gradients(
     return result.statistics
 
 
-def _texts(rows: TrainingRows, own: np.ndarray) -> np.ndarray:
-    """Numbers of the texts of the rows: queries, positives, then the negatives row after row."""
-    negatives = [rows.negatives[row] for row in own]
-    return np.concatenate([rows.queries[own], rows.positives[own], *negatives])
-
-
-def _encode(embedder: Embedder, rows: TrainingRows, texts: np.ndarray) -> torch.Tensor:
-    return embedder(*embedder.pad([rows.tokens[text].tolist() for text in texts]))
-
-
-def _batch(rows: TrainingRows, own: np.ndarray, texts: np.ndarray, vectors: torch.Tensor) -> ContrastiveBatch:
-    """The vectors in the order of `_texts`, with the identities that the duplicate rule goes by."""
-    B, device = len(own), vectors.device
-    counts = [len(rows.negatives[row]) for row in own]
-    known = [torch.tensor(rows.known_positives[row]) for row in own]
-    identities = torch.tensor(rows.identities[texts], device=device)
+def _contrastive(batch: WorkerBatch, vectors: torch.Tensor) -> ContrastiveBatch:
+    """`vectors` of `batch.tokens`, with the identities that the duplicate rule goes by."""
+    B, device = len(batch), vectors.device
+    known = [torch.from_numpy(ids) for ids in batch.known_positives]
+    identities = torch.from_numpy(batch.identities).to(device)
     return ContrastiveBatch(
         query_BD=vectors[:B],
         positive_BD=vectors[B : 2 * B],
         negative_MD=vectors[2 * B :],
-        negative_row_M=torch.repeat_interleave(torch.arange(B), torch.tensor(counts)).to(device),
+        negative_row_M=torch.from_numpy(batch.negative_rows).to(device),
         query_id_B=identities[:B],
         positive_id_B=identities[B : 2 * B],
         negative_id_M=identities[2 * B :],

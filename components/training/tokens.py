@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from components.corpus.schema import conform
 from components.model.embedder import Embedder
 from components.storage import Folder
+from components.training.batch import Ragged, WorkerBatch
 
 TRAINED_ON = pa.schema(
     [
@@ -32,29 +33,6 @@ TRAINED_ON = pa.schema(
     ]
 )
 """What training reads of a pair table."""
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Lists of integers, end to end.
-
-    Attributes:
-        values: all of them, one list after the other.
-        offsets: int64 [lists + 1]; list i is values[offsets[i]:offsets[i + 1]].
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
 
 
 @dataclass(frozen=True)
@@ -184,6 +162,23 @@ def read_training_rows(folder: Folder) -> TrainingRows:
         known_positives=_ragged(rows.column("known_positives")),
         tokens=_ragged(texts.column("tokens")),
         identities=texts.column("identity").to_numpy(),
+    )
+
+
+def worker_batch(rows: TrainingRows, own: np.ndarray, batch: np.ndarray) -> WorkerBatch:
+    """The rows `own` of the global batch `batch`, numbers of rows both."""
+    negatives = rows.negatives.take(own)
+    texts = np.concatenate([rows.queries[own], rows.positives[own], negatives.values])
+    lengths = rows.tokens.lengths
+    documents = [rows.positives[batch], rows.negatives.take(batch).values]
+    return WorkerBatch(
+        task="",
+        rows=own,
+        tokens=rows.tokens.take(texts),
+        identities=rows.identities[texts],
+        negative_rows=np.repeat(np.arange(len(own)), negatives.lengths),
+        known_positives=rows.known_positives.take(own),
+        global_tokens=int(sum(lengths[part].sum() for part in (rows.queries[batch], *documents))),
     )
 
 

@@ -17,7 +17,7 @@ from components.storage import Folder
 from components.training.batches import worker_rows
 from components.training.sharding import shard_model
 from components.training.step import accumulate_gradients
-from components.training.tokens import read_training_rows
+from components.training.tokens import read_training_rows, worker_batch
 
 OBJECTIVE = Objective(temperature=0.1)
 BATCH = np.array([0, 5, 3, 8, 7, 14, 2, 11, 13])  # nine rows: the workers get five and four
@@ -29,8 +29,8 @@ def sharded_gradients(
     embedder = Embedder.load(model).train()
     shard_model(embedder, DeviceMesh.from_group(group, "cpu"), "float32")
     rows = read_training_rows(tokens)
-    own = worker_rows(BATCH, dist.get_rank(group), dist.get_world_size(group))
-    statistics = accumulate_gradients(embedder, rows, own, OBJECTIVE, micro_batch_tokens, group)
+    own = worker_batch(rows, worker_rows(BATCH, dist.get_rank(group), dist.get_world_size(group)), BATCH)
+    statistics = accumulate_gradients(embedder, own, OBJECTIVE, micro_batch_tokens, group)
     gradients = {name: p.grad.full_tensor() for name, p in embedder.named_parameters() if p.grad is not None}
     return gradients | {"loss": torch.tensor(statistics["loss"])}
 
