@@ -1,15 +1,16 @@
-"""Pair tables of random words, and their token tables."""
+"""Pair tables of random words, and batches of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tiny_model import WORDS
 
 from components.corpus.schema import content_id
-from components.model.embedder import Embedder
+from components.monitor import Silent
 from components.storage import Folder
-from components.training.tokens import tokenise_pairs
+from components.training.plan import plan_batches
 
 
 def pair_table(rows: int, seed: int = 0) -> pa.Table:
@@ -42,7 +43,12 @@ def pair_table(rows: int, seed: int = 0) -> pa.Table:
     return pa.Table.from_pylist(table)
 
 
-def write_tokens(model: Path, directory: Path, rows: int) -> Folder:
-    folder = Folder(str(directory))
-    tokenise_pairs([pair_table(rows)], Embedder.load(model), 2, None, None, folder)
+def write_plan(model: Path, directory: Path, pairs: pa.Table, **values: Any) -> Folder:
+    """Batches of pairs, planned; a folder as training reads it."""
+    source, folder = Folder(str(directory / "pairs")), Folder(str(directory / "batches"))
+    source.write_table("pairs.parquet", pairs)
+    settings = {"batch_size": 4, "negatives_per_query": 2} | values
+    if "steps" not in settings:
+        settings = {"epochs": 1.0} | settings
+    plan_batches(pairs=source, model=Folder(str(model)), output=folder, monitor=Silent(), **settings)
     return folder

@@ -4,8 +4,10 @@
                                     |      |                    |
                                     |   weak-pairs       supervised-pairs
                                     |      |                    |
-                       base --------+---- weak -------------- mined - supervised - merged
-                                    |      |                              |          |
+                                    |  weak-batches             |   supervised-batches
+                                    |      |                    |    |          |
+                       base --------+---- weak -------------- mined -+----- supervised - merged
+                                    |      |                                    |          |
                                     +- evaluate-bm25 -base -weak -supervised -merged - report, register
 
 Each step names its function; `config`, `inputs` and `external` are what changes the result and make its identity,
@@ -21,9 +23,15 @@ from components.model import names
 from components.synthesis import prompts
 from workflows.engine.step import Budget, Step, Sub
 from workflows.profile import Profile
-from workflows.recipe import Recipe
+from workflows.recipe import Recipe, Stage
 
 HEADLINE = ("ndcg@10", "recall@100")
+
+BATCH_FIELDS = {
+    "batch_size", "epochs", "task_weights", "keep_last", "negatives_per_query", "query_length",
+    "document_length", "seed",
+}  # fmt: skip
+"""Of a training stage: what its batches are made by; the seed is the training's as well."""
 
 
 def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) -> list[Step]:
@@ -87,9 +95,8 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
     )
 
     # ---- training: weak stage, hard negatives by its model, supervised stage, merge
-    weak = _train(
-        "weak", recipe.weak.model_dump(exclude={"kinds", "limit_per_kind"}), profile, weak_pairs, base
-    )
+    weak_batches = _plan_batches("weak-batches", recipe.weak, profile, weak_pairs, base)
+    weak = _train("weak", recipe.weak, profile, weak_batches, base)
     mined = Step(
         "mined",
         "components.pairs.mining:mine_negatives",
@@ -98,9 +105,8 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         execution=encoder,
         budget=encoder_budget,
     )
-    supervised = _train(
-        "supervised", recipe.supervised.model_dump(exclude={"limit"}), profile, mined, weak / "model"
-    )
+    supervised_batches = _plan_batches("supervised-batches", recipe.supervised, profile, mined, base)
+    supervised = _train("supervised", recipe.supervised, profile, supervised_batches, weak / "model")
     merged = Step(
         "merged",
         "components.merge.spherical:merge_checkpoints",
@@ -140,8 +146,10 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         "synthetic": synthetic,
         "filtered": filtered,
         "weak_pairs": weak_pairs,
+        "weak_batches": weak_batches,
         "weak": weak,
         "mined": mined,
+        "supervised_batches": supervised_batches,
         "supervised": supervised,
         "merged": merged,
     }
@@ -233,12 +241,25 @@ def _collect(
     )
 
 
-def _train(name: str, config: Mapping[str, Any], profile: Profile, pairs: Step, model: Step | Sub) -> Step:
+def _plan_batches(name: str, stage: Stage, profile: Profile, pairs: Step, tokenizer: Step) -> Step:
+    """The batches of a stage. All models of a workflow have the tokenizer and the templates of the base."""
+    return Step(
+        name,
+        "components.training.plan:plan_batches",
+        config=stage.model_dump(include=BATCH_FIELDS),
+        inputs={"pairs": pairs, "model": tokenizer},
+        budget=Budget(cpus=profile.encoder_cpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def _train(name: str, stage: Stage, profile: Profile, batches: Step, model: Step | Sub) -> Step:
+    of_pairs = {"kinds", "limit_per_kind", "limit"}
     return Step(
         name,
         "components.training.stage:train_stage",
-        config=config,
-        inputs={"pairs": pairs, "model": model},
+        config=stage.model_dump(exclude=of_pairs | BATCH_FIELDS - {"seed"}),
+        inputs={"batches": batches, "model": model},
         execution={
             "num_workers": profile.workers,
             "cpus_per_worker": profile.cpus_per_worker,

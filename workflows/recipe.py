@@ -156,6 +156,10 @@ class Stage(Section):
     batch_size: Annotated[int, Field(ge=4)] = 128
     """Rows of the global batch, over all workers."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
+    task_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    """Share of the batches by task, every task named; null: by its pairs."""
+    keep_last: bool = False
+    """Pairs that do not fill a batch make a smaller one; else they sit out the epoch, others in each."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warmup_share: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -167,7 +171,7 @@ class Stage(Section):
     """Tokens."""
     negatives_per_query: Annotated[int, Field(ge=0)] = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class WeakStage(Stage):

@@ -18,6 +18,7 @@ TABLES = {
     "evaluation/documents.parquet": "documents to search in the evaluation",
     "evaluation/queries.parquet": "held-out queries",
     "pairs.parquet": "pairs",
+    "batches.parquet": "global batches",
 }
 
 

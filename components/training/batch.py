@@ -33,11 +33,14 @@ class Ragged:
 
     def take(self, lists: np.ndarray) -> "Ragged":
         """The lists of these numbers, in this order."""
-        lengths = self.lengths[lists]
+        return Ragged.ranges(self.values, self.offsets[lists], self.lengths[lists])
+
+    @classmethod
+    def ranges(cls, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """values[starts[i]:starts[i] + lengths[i]] for each i."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        # Position of each value within its list, from where that list starts.
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return Ragged(self.values[np.repeat(self.offsets[lists], lengths) + within], offsets)
+        return cls(values[np.repeat(starts, lengths) + within], offsets)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from components.model.export import save_model
 from components.monitor import Monitor
 from components.objective.contrastive import Objective
 from components.storage import Folder
-from components.training.batches import global_batches, worker_rows
 from components.training.schedule import Schedule, learning_rate_share
 from components.training.sharding import (
     Precision,
@@ -38,18 +37,18 @@ from components.training.sharding import (
     shard_model,
 )
 from components.training.step import accumulate_gradients
-from components.training.tokens import read_training_rows, worker_batch
+from components.training.stream import pair_ids, stream_batches
 
 POSITION = "position.json"
 
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What decides the numbers of a stage, beside its rows and the weights that it starts from.
+    """What decides the numbers of a stage, beside the weights that it starts from.
 
     Attributes:
-        batch_size: rows of a global batch, over all workers.
-        steps: optimizer steps in all.
+        batches: fingerprint of the plan.
+        steps: optimizer steps in all, one a batch of the plan.
         learning_rate: the peak; `warmup_share` of the steps rise to it, `schedule` says what follows.
         max_gradient_norm: gradients are scaled down to this global norm.
         dropout: probability in the backbone, attention included; None leaves what its config says.
@@ -58,7 +57,7 @@ class StageSettings:
     """
 
     objective: Objective
-    batch_size: int
+    batches: str
     steps: int
     learning_rate: float
     warmup_share: float
@@ -82,7 +81,7 @@ class StageExecution:
     """Where and with what a stage runs.
 
     Attributes:
-        tokens: folder that `tokenise_pairs` wrote.
+        batches: folder that `plan_batches` wrote.
         model: folder of the model that the stage starts from.
         exports: folder that takes the kept weights, a model directory each (`step-000123`).
         micro_batch_tokens: most tokens of a micro-batch, padding included.
@@ -90,7 +89,7 @@ class StageExecution:
         threads: torch threads of a worker.
     """
 
-    tokens: Folder
+    batches: Folder
     model: Folder
     exports: Folder
     history: Folder
@@ -129,7 +128,8 @@ def run_steps(
             function that fills a directory with this worker's part of the checkpoint.
 
     Returns:
-        what the last step reported, on every worker.
+        what the last step reported, on every worker; `data_wait_share` is the part of the step's time in
+        which this worker waited for its rows.
 
     Raises:
         DivergenceError: on every worker alike.
@@ -140,7 +140,6 @@ def run_steps(
     # A guard against reading such memory, paid for in time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     rank, workers = dist.get_rank(group), dist.get_world_size(group)
-    rows = read_training_rows(execution.tokens)
     with execution.model.local() as directory:
         embedder = Embedder.load(directory, device=execution.device)
     _prepare(embedder, settings.dropout, execution.device)
@@ -152,10 +151,6 @@ def run_steps(
     if resume_from is not None:
         start = _position(resume_from, settings)
         load_state(embedder, optimizer, resume_from)
-    plan = global_batches(
-        rows.identities[rows.queries], rows.identities[rows.positives],
-        settings.batch_size, settings.seed, start, settings.steps,
-    )  # fmt: skip
 
     def save_part(directory: Path) -> None:
         save_state(embedder, optimizer, directory)
@@ -165,21 +160,23 @@ def run_steps(
 
     report: dict[str, float] = {}
     last_checkpoint = time.monotonic()
-    for step, batch in enumerate(plan, start):
+    batches = stream_batches(execution.batches, start, rank, workers)
+    for step in range(start, settings.steps):
         began = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - began
         # The draw of dropout: another one for every step and worker, the same again after a resume.
         torch.manual_seed(
             int(np.random.SeedSequence([settings.seed, step, rank]).generate_state(1, np.uint64)[0])
         )
-        own = worker_batch(rows, worker_rows(batch, rank, workers), batch)
         statistics = accumulate_gradients(
-            embedder, own, settings.objective, execution.micro_batch_tokens, group
+            embedder, batch, settings.objective, execution.micro_batch_tokens, group
         )
         norm = _clip(embedder, settings.max_gradient_norm)
         done = step + 1
         for what, value in (("the loss", statistics["loss"]), ("the gradient norm", norm)):
             if not math.isfinite(value):
-                raise DivergenceError(done, what, [rows.pair_ids[row] for row in batch])
+                raise DivergenceError(done, what, pair_ids(execution.batches, step))
         share = learning_rate_share(step, settings.steps, settings.warmup_share, settings.schedule)
         for parameters in optimizer.param_groups:
             parameters["lr"] = settings.learning_rate * share
@@ -192,8 +189,9 @@ def run_steps(
             **statistics,
             "learning_rate": settings.learning_rate * share,
             "gradient_norm": norm,
-            "tokens_per_second": own.global_tokens / seconds,
+            "tokens_per_second": batch.global_tokens / seconds,
             "step_seconds": seconds,
+            "data_wait_share": waited / seconds,
         }
         if rank == 0:
             monitor.metrics(report, step=done)

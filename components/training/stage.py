@@ -13,7 +13,6 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from components.model.embedder import Embedder
 from components.monitor import Monitor
 from components.objective.contrastive import objective_from
 from components.storage import Folder
@@ -24,9 +23,10 @@ from components.training.loop import (
     export_name,
     run_steps,
 )
+from components.training.plan_folder import read_plan
 from components.training.schedule import Schedule, export_steps
 from components.training.sharding import Precision
-from components.training.tokens import read_training_rows, tokenise_pairs
+from components.training.tokens import encoding_digest
 
 FINISHED = "finished.json"
 FAILED_BATCH = "failed_batch.json"
@@ -34,26 +34,19 @@ FAILED_BATCH = "failed_batch.json"
 
 def train_stage(
     *,
-    pairs: Folder,
+    batches: Folder,
     model: Folder,
     objective: dict[str, Any],
-    batch_size: int,
     learning_rate: float,
     output: Folder,
     monitor: Monitor,
     state: Folder,
-    extra_pairs: Folder | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
     warmup_share: float = 0.1,
     schedule: Schedule = "linear",
     weight_decay: float = 0.01,
     betas: tuple[float, float] | list[float] = (0.9, 0.999),
     max_gradient_norm: float = 1.0,
     dropout: float | None = None,
-    query_length: int | None = None,
-    document_length: int | None = None,
-    negatives_per_query: int = 0,
     precision: Precision = "bfloat16",
     seed: int = 0,
     checkpoints: int = 0,
@@ -65,71 +58,60 @@ def train_stage(
     checkpoint_every_s: float = 60.0,
     max_failures: int = 3,
 ) -> dict[str, float]:
-    """Train an embedding model on pairs by Eq. 1 over `num_workers` Ray Train workers with FSDP2.
+    """Train an embedding model on planned batches by Eq. 1 over `num_workers` Ray Train workers with FSDP2.
 
     Called again with the same `state` after its process died, it goes on from the last checkpoint there and
     ends, on the same number of workers, in the same bits as if it had not died.
 
     Args:
-        pairs, extra_pairs: folders with a `pairs.parquet` (pair table); the rows of both are mixed.
+        batches: what `plan_batches` wrote; every batch of it is one step.
         model: the model directory to start from.
         objective: fields of `components.objective.contrastive.Objective`, and `preset`.
-        batch_size: rows of a global batch, over all workers. Rows that do not fill a batch sit out an epoch.
-        epochs, steps: how long; exactly one of them. `epochs` counts full batches and may be a fraction.
         learning_rate, warmup_share, schedule: peak, share of the steps that rise to it, and what follows.
         dropout: in the backbone; None leaves what the model's config says.
-        query_length, document_length: tokens of the longest text in training; None: those of the
-            EncodingSpec.
-        negatives_per_query: the first so many hard negatives of a row.
         precision: of the computation; weights, gradients' reduction and optimizer state are float32.
         checkpoints, checkpoints_from: how many sets of weights are kept for the merge, evenly spread over
             what follows the share `checkpoints_from` of the steps, the last one at the end.
         output: takes `model/`, for each kept set of weights `checkpoints/step-000123/`, and `history.parquet`
             (what each step reported).
-        state: what must outlive this call: token tables, checkpoints, kept weights.
+        state: what must outlive this call: checkpoints, kept weights.
         num_workers, cpus_per_worker, use_gpu: workers of the group; a GPU each with `use_gpu`.
         micro_batch_tokens: most tokens in one forward, padding included.
         checkpoint_every_s: seconds between checkpoints, at least; 0 takes one after every step.
         max_failures: how often workers that died are started again from the last checkpoint.
 
     Returns:
-        steps, rows, texts, and what the last step reported (final/loss, final/positive_cosine, ...).
+        steps, rows, data_wait_share (of the time of all steps, on the first worker), and what the last step
+        reported (final/loss, final/positive_cosine, ...).
 
     Raises:
-        ValueError: an argument out of range, no pairs, more workers than the cluster has, or a loss that is
-            not a number (the pair ids of that batch are then in `failed_batch.json` of `state` and among
-            the artifacts).
+        ValueError: an argument out of range, batches of another tokenizer or with fewer rows than there are
+            workers, more workers than the cluster has, or a loss that is not a number (the pair ids of that
+            batch are then in `failed_batch.json` of `state` and among the artifacts).
     """
     reading = objective_from(objective)
-    _check(batch_size, num_workers, cpus_per_worker, use_gpu, epochs, steps, precision, schedule)
-    tokens = state / "tokens"
-    if not tokens.exists("rows.parquet"):
-        _write_tokens(
-            [folder for folder in (pairs, extra_pairs) if folder is not None],
-            model, negatives_per_query, query_length, document_length, tokens,
-        )  # fmt: skip
-    rows = read_training_rows(tokens)
-    if len(rows) < batch_size:
-        raise ValueError(
-            f"{len(rows)} training pairs do not fill one batch; batch_size must be at most {len(rows)}, "
-            f"not {batch_size}"
-        )
-    if steps is None:
-        assert epochs is not None
-        steps = max(1, round(epochs * (len(rows) // batch_size)))
+    plan = read_plan(batches)
+    _check(plan.smallest_batch, num_workers, cpus_per_worker, use_gpu, precision, schedule)
+    with model.local() as directory:
+        if encoding_digest(directory) != plan.encoding:
+            raise ValueError(
+                "the batches were tokenised for a model with another tokenizer or other templates; plan them "
+                "with the model that is trained"
+            )
+    steps = plan.steps
     kept = export_steps(steps, checkpoints, checkpoints_from)
     settings = StageSettings(
-        objective=reading, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
+        objective=reading, batches=plan.fingerprint, steps=steps, learning_rate=learning_rate,
         warmup_share=warmup_share, schedule=schedule, weight_decay=weight_decay, betas=(betas[0], betas[1]),
         max_gradient_norm=max_gradient_norm, dropout=dropout, precision=precision, seed=seed,
         export_steps=tuple(sorted({*kept, steps})),
     )  # fmt: skip
     execution = StageExecution(
-        tokens=tokens, model=model, exports=state / "exports", history=state / "history",
+        batches=batches, model=model, exports=state / "exports", history=state / "history",
         micro_batch_tokens=micro_batch_tokens,
         checkpoint_every_s=checkpoint_every_s, threads=cpus_per_worker, device="cuda" if use_gpu else "cpu",
     )  # fmt: skip
-    monitor.params({"rows": len(rows), "texts": len(rows.tokens), "steps": steps, "workers": num_workers})
+    monitor.params({"rows": plan.rows, "steps": steps, "workers": num_workers})
 
     if not state.exists(FINISHED):
         _fit(settings, execution, monitor, state, num_workers, cpus_per_worker, use_gpu, max_failures)
@@ -139,28 +121,25 @@ def train_stage(
     summary = json.loads(state.read(FINISHED))
     # Numbers of the whole step: MLflow shows what shares a prefix as a section apart from the curves.
     last = {f"final/{name}": value for name, value in summary.items()}
-    return {"rows": float(len(rows)), "texts": float(len(rows.tokens)), "steps": float(steps), **last}
+    seconds = sum(report["step_seconds"] for report in reports)
+    waited = sum(report["step_seconds"] * report["data_wait_share"] for report in reports)
+    return {
+        "rows": float(plan.rows), "steps": float(steps), "data_wait_share": waited / seconds, **last
+    }  # fmt: skip
 
 
 def _check(
-    batch_size: int,
+    smallest_batch: int,
     num_workers: int,
     cpus_per_worker: int,
     use_gpu: bool,
-    epochs: float | None,
-    steps: int | None,
     precision: str,
     schedule: str,
 ) -> None:
-    if batch_size < 2 * num_workers:
+    if smallest_batch < num_workers:
         raise ValueError(
-            f"batch_size is {batch_size}; {num_workers} workers need at least {2 * num_workers}, "
-            "two rows each"
+            f"the smallest batch of the plan has {smallest_batch} rows; {num_workers} workers need one each"
         )
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"give epochs or steps, exactly one of them; epochs is {epochs}, steps is {steps}")
-    if not (epochs if steps is None else steps) > 0:  # type: ignore[operator]
-        raise ValueError(f"epochs or steps must be above 0; epochs is {epochs}, steps is {steps}")
     if precision not in get_args(Precision):
         raise ValueError(f"precision is {precision!r}; it must be one of {get_args(Precision)}")
     if schedule not in get_args(Schedule):
@@ -174,20 +153,6 @@ def _check(
                     f"{num_workers} training workers need {count} {resource}s; the cluster has "
                     f"{have.get(resource, 0):g}"
                 )
-
-
-def _write_tokens(
-    sources: list[Folder],
-    model: Folder,
-    negatives_per_query: int,
-    query_length: int | None,
-    document_length: int | None,
-    tokens: Folder,
-) -> None:
-    with model.local() as directory:
-        embedder = Embedder.load(directory)
-    tables = [source.read_table("pairs.parquet") for source in sources]
-    tokenise_pairs(tables, embedder, negatives_per_query, query_length, document_length, tokens)
 
 
 def _fit(

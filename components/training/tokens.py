@@ -1,24 +1,19 @@
-"""Training rows as token numbers: every distinct text is tokenised once and stored once.
+"""Training pairs as token numbers: a piece of a pair table in, the same rows tokenised out."""
 
-`tokenise_pairs` writes two small tables, `texts.parquet` and then `rows.parquet`, each whole or not at all;
-`read_training_rows` opens them.
-Identities for the duplicate rule: two queries are one if their texts or their ids are equal, two documents
-likewise (a mined negative may carry a document's id and another rendering of its text).
-"""
-
-from collections.abc import Iterable
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from components.corpus.schema import conform
-from components.model.embedder import Embedder
-from components.storage import Folder
-from components.training.batch import Ragged, WorkerBatch
+from components.model.embedder import read_spec
+from components.model.spec import EncodingSpec, Side
+from components.model.tokens import Cutter, load_tokenizer, plain
+from components.training.identities import digest
 
 TRAINED_ON = pa.schema(
     [
@@ -29,184 +24,213 @@ TRAINED_ON = pa.schema(
         pa.field("positive_id", pa.string(), nullable=False),
         pa.field("negatives", pa.list_(pa.string())),
         pa.field("negative_ids", pa.list_(pa.string())),
+        pa.field("task", pa.string(), nullable=False),
         pa.field("instruction", pa.string()),
     ]
 )
 """What training reads of a pair table."""
 
+TOKENISED = pa.schema(
+    [
+        pa.field("pair_id", pa.string(), nullable=False),
+        pa.field("query", pa.list_(pa.int32()), nullable=False),
+        pa.field("positive", pa.list_(pa.int32()), nullable=False),
+        pa.field("negatives", pa.list_(pa.list_(pa.int32())), nullable=False),
+    ]
+)
+"""Token ids, template and end token included."""
+
 
 @dataclass(frozen=True)
-class TrainingRows:
-    """The pairs of a stage. R rows over T distinct texts.
+class Digests:
+    """What the rows are compared by: `identities.digest` of texts and of ids. R rows, M hard negatives.
 
-    Attributes:
-        pair_ids: [R].
-        queries, positives: int64 [R], numbers of texts.
-        negatives: for each row numbers of texts, any number of them.
-        known_positives: for each row identities of the other documents that answer its query.
-        tokens: for each text its token ids, template and end token included.
-        identities: int64 [T], of the query or document that the text is.
+    A query's text is its wording alone, whatever its instruction.
     """
 
-    pair_ids: list[str]
-    queries: np.ndarray
-    positives: np.ndarray
-    negatives: Ragged
-    known_positives: Ragged
-    tokens: Ragged
-    identities: np.ndarray
+    query_text_R: np.ndarray
+    query_id_R: np.ndarray
+    positive_text_R: np.ndarray
+    positive_id_R: np.ndarray
+    negative_text_M: np.ndarray
+    negative_id_M: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.pair_ids)
+    @classmethod
+    def join(cls, parts: Sequence["Digests"]) -> "Digests":
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
-def tokenise_pairs(
-    pairs: list[pa.Table],
-    embedder: Embedder,
-    negatives_per_query: int,
-    query_length: int | None,
-    document_length: int | None,
-    output: Folder,
-) -> None:
-    """Tokenise pair tables as the embedder's EncodingSpec says and write `texts.parquet` and `rows.parquet`.
+@dataclass(frozen=True)
+class TokenisedPairs:
+    """Rows of a pair table, tokenised.
+
+    Attributes:
+        rows: TOKENISED, the R rows that can be trained on.
+        tasks: of each of them.
+        tokens_R: int64, tokens of all texts of a row.
+        negatives_R: int64, hard negatives of a row; M in all.
+        rejected: the other rows as they came in, with a `reason`.
+    """
+
+    rows: pa.Table
+    tasks: list[str]
+    tokens_R: np.ndarray
+    negatives_R: np.ndarray
+    digests: Digests
+    rejected: pa.Table
+
+
+class PairTokenizer:
+    """Tokenises pairs as a model's EncodingSpec says.
 
     Args:
-        pairs: tables with the columns TRAINED_ON, joined in this order.
+        model: model directory; its weights are not read.
         negatives_per_query: the first so many hard negatives of a row are taken; a row may have fewer.
         query_length, document_length: tokens of the longest text, end token included; None: the spec's.
 
     Raises:
-        ValueError: no row at all, or a row whose lists of negatives and of their ids differ in length.
+        ValueError: a length above the positions of the backbone.
     """
-    table = pa.concat_tables([conform(part, TRAINED_ON) for part in pairs])
-    if not table.num_rows:
-        raise ValueError("no training pairs: every pair table of the stage is empty")
-    columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    negatives = [(texts or [])[:negatives_per_query] for texts in columns["negatives"]]
-    negative_ids = [
-        ids[:negatives_per_query] if ids else [""] * len(texts)
-        for ids, texts in zip(columns["negative_ids"], negatives, strict=True)
-    ]
-    for pair_id, texts, ids in zip(columns["pair_id"], negatives, negative_ids, strict=True):
-        if len(texts) != len(ids):
-            raise ValueError(f"pair {pair_id} has {len(texts)} negatives but {len(ids)} negative_ids")
-    owner = [row for row, texts in enumerate(negatives) for _ in texts]
-    flat_negatives = [text for texts in negatives for text in texts]
 
-    # A query's text is its wording under its instruction; its identity is the wording alone.
-    query_text, distinct_queries = _number(zip(columns["instruction"], columns["query"], strict=True))
-    document_text, distinct_documents = _number([*columns["positive"], *flat_negatives])
-    query_identity = _identities(
-        columns["query"] + [wording for _, wording in distinct_queries],
-        columns["query_id"] + [""] * len(distinct_queries),
-    )
-    document_identity = _identities(
-        [*columns["positive"], *flat_negatives],
-        [*columns["positive_id"], *(i for ids in negative_ids for i in ids)],
-    )
-    rows = table.num_rows
-    identities = np.zeros(len(distinct_queries) + len(distinct_documents), dtype=np.int64)
-    identities[: len(distinct_queries)] = query_identity[rows:]
-    identities[len(distinct_queries) + document_text] = document_identity
+    def __init__(
+        self, model: Path, negatives_per_query: int, query_length: int | None, document_length: int | None
+    ) -> None:
+        self.spec: EncodingSpec = read_spec(model)
+        self._cut = Cutter(load_tokenizer(model))
+        self._negatives_per_query = negatives_per_query
+        self._length: dict[Side, int] = {
+            "query": query_length or self.spec.query_length,
+            "document": document_length or self.spec.document_length,
+        }
+        longest = json.loads((model / "config.json").read_text()).get("max_position_embeddings")
+        for side, length in self._length.items():
+            if longest and length > longest:
+                raise ValueError(f"{side}_length is {length}; the backbone has {longest} positions")
+        self._bare: dict[tuple[Side, str | None], list[int]] = {}
 
-    tokens: list[list[int]] = [[] for _ in distinct_queries]
-    for instruction in sorted({instruction for instruction, _ in distinct_queries}, key=str):
-        numbers = [n for n, (other, _) in enumerate(distinct_queries) if other == instruction]
-        wordings = [distinct_queries[n][1] for n in numbers]
-        for number, ids in zip(
-            numbers, embedder.tokenize(wordings, "query", instruction, query_length), strict=True
-        ):
-            tokens[number] = ids
-    tokens += embedder.tokenize(distinct_documents, "document", length=document_length)
+    def __call__(self, table: pa.Table) -> TokenisedPairs:
+        """Tokenise rows with the columns TRAINED_ON.
 
-    answers: dict[int, set[int]] = {}
-    for query, document in zip(query_identity[:rows], document_identity[:rows], strict=True):
-        answers.setdefault(int(query), set()).add(int(document))
-    known = [
-        sorted(answers[int(query)] - {int(document)})
-        for query, document in zip(query_identity[:rows], document_identity[:rows], strict=True)
-    ]
-    numbered = len(distinct_queries) + document_text
-    negative_numbers: list[list[int]] = [[] for _ in range(rows)]
-    for row, number in zip(owner, numbered[rows:].tolist(), strict=True):
-        negative_numbers[row].append(number)
+        A row with a text of which no token is left beside the template's is rejected (`empty_query`,
+        `empty_positive`, `empty_negative`).
 
-    _write(
-        output,
-        "texts.parquet",
-        pa.table({"tokens": pa.array(tokens, pa.list_(pa.int32())), "identity": pa.array(identities)}),
-    )
-    _write(
-        output,
-        "rows.parquet",
-        pa.table(
-            {
-                "pair_id": table.column("pair_id"),
-                "query": pa.array(query_text),
-                "positive": pa.array(numbered[:rows]),
-                "negatives": pa.array(negative_numbers, pa.list_(pa.int64())),
-                "known_positives": pa.array(known, pa.list_(pa.int64())),
-            }
-        ),
-    )
+        Raises:
+            ValueError: a column is missing, a row has more negatives than ids of them or fewer, or a template
+                alone fills the length, so that nothing is left of any text.
+        """
+        table = conform(table, TRAINED_ON)
+        columns = {name: table.column(name).to_pylist() for name in table.column_names}
+        negatives, negative_ids = self._negatives(columns)
+        flat_negatives = [text for texts in negatives for text in texts]
+        count = np.array([len(texts) for texts in negatives], dtype=np.int64)
+
+        queries, query_empty = self._tokenise("query", columns["query"], columns["instruction"])
+        documents, document_empty = self._tokenise(
+            "document",
+            [*columns["positive"], *flat_negatives],
+            [None] * (table.num_rows + len(flat_negatives)),
+        )
+        rows = table.num_rows
+        positive_empty, negative_empty = np.split(document_empty, [rows])
+        owner = np.repeat(np.arange(rows), count)
+        some_negative_empty = np.bincount(owner[negative_empty], minlength=rows) > 0
+        reason = np.full(rows, "", dtype=object)
+        reason[some_negative_empty] = "empty_negative"
+        reason[positive_empty] = "empty_positive"
+        reason[query_empty] = "empty_query"
+
+        offsets = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
+        length = np.array([len(ids) for ids in documents], dtype=np.int64)
+        tokens = np.array([len(ids) for ids in queries], dtype=np.int64) + length[:rows]
+        tokens += np.bincount(owner, weights=length[rows:], minlength=rows).astype(np.int64)
+        tokenised = pa.table(
+            [
+                table.column("pair_id"),
+                _lists(queries),
+                _lists(documents[:rows]),
+                pa.ListArray.from_arrays(offsets, _lists(documents[rows:])),
+            ],
+            schema=TOKENISED,
+        )
+        kept, negative_kept = reason == "", (reason == "")[owner]
+        digests = Digests(
+            query_text_R=_digests(columns["query"])[kept],
+            query_id_R=_digests(columns["query_id"])[kept],
+            positive_text_R=_digests(columns["positive"])[kept],
+            positive_id_R=_digests(columns["positive_id"])[kept],
+            negative_text_M=_digests(flat_negatives)[negative_kept],
+            negative_id_M=_digests([i for ids in negative_ids for i in ids])[negative_kept],
+        )
+        rejected = table.append_column("reason", pa.array(reason, pa.string())).filter(pa.array(~kept))
+        return TokenisedPairs(
+            rows=tokenised.filter(pa.array(kept)),
+            tasks=[task for task, keep in zip(columns["task"], kept, strict=True) if keep],
+            tokens_R=tokens[kept],
+            negatives_R=count[kept],
+            digests=digests,
+            rejected=rejected,
+        )
+
+    def _negatives(self, columns: dict[str, list]) -> tuple[list[list[str]], list[list[str]]]:
+        """Texts and ids of the first hard negatives of each row; ids are "" where the table has none."""
+        texts = [found or [] for found in columns["negatives"]]
+        ids = [found or [""] * len(row) for row, found in zip(texts, columns["negative_ids"], strict=True)]
+        for pair_id, row, found in zip(columns["pair_id"], texts, ids, strict=True):
+            if len(row) != len(found):
+                raise ValueError(
+                    f"pair {pair_id} has {len(row)} negatives but {len(found)} negative_ids; "
+                    "give each negative one id, or none at all"
+                )
+            if None in row:
+                raise ValueError(f"pair {pair_id} has a null among its negatives; leave it out of the list")
+        first = slice(self._negatives_per_query)
+        return [row[first] for row in texts], [[name or "" for name in row[first]] for row in ids]
+
+    def _tokenise(
+        self, side: Side, texts: list[str], instructions: Sequence[str | None]
+    ) -> tuple[list[list[int]], np.ndarray]:
+        """Token ids of each text, and whether the template stands alone in them."""
+        prefixes = {instruction: self.spec.prefix(side, instruction) for instruction in set(instructions)}
+        bare = {instruction: self._bare_tokens(side, instruction) for instruction in prefixes}
+        number: dict[str, int] = {}
+        numbered = [
+            number.setdefault(prefixes[instruction] + text, len(number))
+            for text, instruction in zip(texts, instructions, strict=True)
+        ]
+        distinct = self._cut(list(number), self._length[side])
+        tokens = [distinct[n] for n in numbered]
+        empty = [ids == bare[instruction] for ids, instruction in zip(tokens, instructions, strict=True)]
+        return tokens, np.array(empty, dtype=bool)
+
+    def _bare_tokens(self, side: Side, instruction: str | None) -> list[int]:
+        """The template and the special tokens without a text."""
+        if (side, instruction) not in self._bare:
+            prefix, length = self.spec.prefix(side, instruction), self._length[side]
+            (ids,) = self._cut([prefix], max(length, 1 << 20))
+            if prefix and len(ids) >= length:
+                raise ValueError(
+                    f"{side}_length {length} leaves no room for text: the template {prefix!r} alone takes "
+                    f"{len(ids)} tokens"
+                )
+            self._bare[side, instruction] = ids
+        return self._bare[side, instruction]
 
 
-def read_training_rows(folder: Folder) -> TrainingRows:
-    """Open what `tokenise_pairs` wrote."""
-    texts, rows = folder.read_table("texts.parquet"), folder.read_table("rows.parquet")
-    return TrainingRows(
-        pair_ids=rows.column("pair_id").to_pylist(),
-        queries=rows.column("query").to_numpy(),
-        positives=rows.column("positive").to_numpy(),
-        negatives=_ragged(rows.column("negatives")),
-        known_positives=_ragged(rows.column("known_positives")),
-        tokens=_ragged(texts.column("tokens")),
-        identities=texts.column("identity").to_numpy(),
-    )
+def encoding_digest(model: Path) -> str:
+    """Of all that decides which tokens a text becomes, but for the lengths: tokenizer and templates."""
+    spec = read_spec(model)
+    parts = [spec.query_template, spec.document_template, spec.instruction, spec.end_token]
+    tokenizer = plain(load_tokenizer(model)).to_str()
+    return hashlib.sha256(json.dumps([*parts, tokenizer]).encode()).hexdigest()
 
 
-def worker_batch(rows: TrainingRows, own: np.ndarray, batch: np.ndarray) -> WorkerBatch:
-    """The rows `own` of the global batch `batch`, numbers of rows both."""
-    negatives = rows.negatives.take(own)
-    texts = np.concatenate([rows.queries[own], rows.positives[own], negatives.values])
-    lengths = rows.tokens.lengths
-    documents = [rows.positives[batch], rows.negatives.take(batch).values]
-    return WorkerBatch(
-        task="",
-        rows=own,
-        tokens=rows.tokens.take(texts),
-        identities=rows.identities[texts],
-        negative_rows=np.repeat(np.arange(len(own)), negatives.lengths),
-        known_positives=rows.known_positives.take(own),
-        global_tokens=int(sum(lengths[part].sum() for part in (rows.queries[batch], *documents))),
-    )
+def _digests(texts: list[str]) -> np.ndarray:
+    known = {text: digest(text) for text in set(texts)}
+    return np.fromiter((known[text] for text in texts), dtype=np.int64, count=len(texts))
 
 
-def _write(folder: Folder, name: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    folder.write(name, sink.getvalue().to_pybytes())
-
-
-def _ragged(column: pa.ChunkedArray) -> Ragged:
-    lists = column.combine_chunks()
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return Ragged(values=lists.flatten().to_numpy(), offsets=offsets - offsets[0])
-
-
-def _number(values: Iterable) -> tuple[np.ndarray, list]:
-    """The number of each value among the distinct ones, and those in the order of their first appearance."""
-    numbers: dict = {}
-    numbered = np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
-    return numbered, list(numbers)
-
-
-def _identities(texts: list[str], ids: list[str]) -> np.ndarray:
-    """One number for all that share a text or an id, directly or through others; an empty id is none."""
-    text_number, distinct_texts = _number(texts)
-    id_number, distinct_ids = _number(ids)
-    linked = np.array([bool(value) for value in ids], dtype=bool)
-    nodes = len(distinct_texts) + len(distinct_ids)
-    edges = (text_number[linked], len(distinct_texts) + id_number[linked])
-    graph = coo_array((np.ones(len(edges[0]), dtype=np.int8), edges), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1][text_number].astype(np.int64)
+def _lists(tokens: list[list[int]]) -> pa.ListArray:
+    lengths = np.fromiter(map(len, tokens), dtype=np.int32, count=len(tokens))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    values = np.fromiter((i for ids in tokens for i in ids), dtype=np.int32, count=offsets[-1])
+    return pa.ListArray.from_arrays(offsets, values)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from deadly_monitor import DeadlyMonitor
 from tiny_model import write_tiny_model
-from training_rows import pair_table
+from training_rows import pair_table, write_plan
 
 from components.model.embedder import Embedder
 from components.model.export import check_golden, weights_digest
@@ -15,16 +15,12 @@ from components.storage import Folder
 from components.training.stage import train_stage
 
 
-def train(pairs: Path, model: Path, directory: Path, **changes: Any) -> dict[str, float]:
+def train(batches: Folder, model: Path, directory: Path, **changes: Any) -> dict[str, float]:
     arguments: dict[str, Any] = {
-        "pairs": Folder(str(pairs)),
-        "extra_pairs": Folder(str(pairs)),
+        "batches": batches,
         "model": Folder(str(model)),
         "objective": {"temperature": 0.05},
-        "batch_size": 8,
-        "epochs": 1.5,  # 40 rows: 5 batches an epoch
         "learning_rate": 1e-3,
-        "negatives_per_query": 2,
         "checkpoints": 2,
         "micro_batch_tokens": 256,
         "checkpoint_every_s": 0,
@@ -40,15 +36,17 @@ def train(pairs: Path, model: Path, directory: Path, **changes: Any) -> dict[str
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_stage_called_again_ends_in_the_same_bits(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "model", dropout=0.1)
-    pairs = tmp_path / "pairs"
-    Folder(str(pairs)).write_table("pairs.parquet", pair_table(20))
+    batches = write_plan(model, tmp_path, pair_table(40), batch_size=8, epochs=1.5)  # 5 an epoch
 
-    undisturbed = train(pairs, model, tmp_path / "undisturbed")
+    undisturbed = train(batches, model, tmp_path / "undisturbed")
     with pytest.raises(Exception, match=r"(?i)died|worker"):
         train(
-            pairs, model, tmp_path / "killed", monitor=DeadlyMonitor(str(tmp_path / "killed"), dies_at_step=5)
+            batches,
+            model,
+            tmp_path / "killed",
+            monitor=DeadlyMonitor(str(tmp_path / "killed"), dies_at_step=5),
         )
-    resumed = train(pairs, model, tmp_path / "killed")
+    resumed = train(batches, model, tmp_path / "killed")
 
     for name in ("model", "checkpoints/step-000006", "checkpoints/step-000008"):
         digests = {weights_digest(tmp_path / run / "output" / name) for run in ("undisturbed", "killed")}
@@ -56,6 +54,7 @@ def test_a_killed_stage_called_again_ends_in_the_same_bits(tmp_path: Path) -> No
         assert digests != {weights_digest(model)}
     assert resumed["final/loss"] == undisturbed["final/loss"]
     assert undisturbed["steps"] == 8
+    assert 0 <= undisturbed["data_wait_share"] < 1
     lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines]
     # It went on from a checkpoint, not from the start, and took every step to the end.
@@ -67,9 +66,9 @@ def test_a_killed_stage_called_again_ends_in_the_same_bits(tmp_path: Path) -> No
     trained = tmp_path / "undisturbed" / "output" / "model"
     assert check_golden(Embedder.load(trained), trained) < 1e-5
     # Called once more, it has only to hand over what is there.
-    again = train(pairs, model, tmp_path / "killed", output=Folder(str(tmp_path / "again")))
+    again = train(batches, model, tmp_path / "killed", output=Folder(str(tmp_path / "again")))
     assert again == resumed
     assert weights_digest(tmp_path / "again" / "model") == weights_digest(trained)
 
     with pytest.raises(ValueError, match="5 training workers need 5 CPUs; the cluster has 2"):
-        train(pairs, model, tmp_path / "wide", num_workers=5, batch_size=10)
+        train(batches, model, tmp_path / "wide", num_workers=5)

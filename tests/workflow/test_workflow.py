@@ -59,7 +59,7 @@ def test_submitting_again_computes_nothing_and_starts_no_cluster(undisturbed):
     workspace, _ = undisturbed
     done = workspace.run()
     assert done.returncode == 0, done.stderr
-    assert "17 steps, 17 reused" in done.stdout
+    assert "19 steps, 19 reused" in done.stdout
     assert "Ray dashboard" not in done.stdout
     api = client(workspace.folder / "results")
     _, children = submissions(api)[-1]
@@ -137,7 +137,7 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             for c in children
             if c.data.tags["step.cached"] == "true"
         }
-        assert {"documents", "split", "base", "weak-pairs"} <= reused
+        assert {"documents", "split", "base", "weak-pairs", "weak-batches"} <= reused
         steps = sorted(
             metric.step
             for _, children in later

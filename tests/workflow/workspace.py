@@ -15,9 +15,9 @@ from workflows.engine import server
 
 DOCUMENTS = 240
 STEPS = {
-    "documents", "duplicates", "split", "base", "weak-pairs", "weak", "supervised-pairs", "mined", "supervised",
-    "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak", "evaluate-supervised", "evaluate-merged", "report",
-    "register",
+    "documents", "duplicates", "split", "base", "weak-pairs", "weak-batches", "weak", "supervised-pairs", "mined",
+    "supervised-batches", "supervised", "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak",
+    "evaluate-supervised", "evaluate-merged", "report", "register",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from gloo import run_workers
-from training_rows import write_tokens
+from training_rows import pair_table, write_plan
 
 from components.model.export import weights_digest
 from components.monitor import Silent
@@ -15,10 +15,11 @@ from components.objective.contrastive import Objective
 from components.storage import Folder
 from components.training.loop import DivergenceError, StageExecution, StageSettings, run_steps
 
+BATCH_SIZE = 6
 SETTINGS = StageSettings(
     objective=Objective(temperature=0.05),
-    batch_size=6,
-    steps=7,  # 20 rows make 3 batches: into the third epoch
+    batches="",
+    steps=7,
     learning_rate=1e-3,
     warmup_share=0.2,
     schedule="cosine",
@@ -37,11 +38,11 @@ class StoppedError(Exception):
 
 
 def stopped_and_undisturbed(
-    group: dist.ProcessGroup, model: Path, tokens: Folder, directory: Path
+    group: dist.ProcessGroup, model: Path, batches: Folder, directory: Path
 ) -> dict[str, object]:
     def execution(name: str) -> StageExecution:
         return StageExecution(
-            tokens=tokens,
+            batches=batches,
             model=Folder(str(model)),
             exports=Folder(str(directory / name)),
             history=Folder(str(directory / f"{name}-history")),
@@ -77,8 +78,10 @@ def stopped_and_undisturbed(
 
 
 def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Path) -> None:
-    tokens = write_tokens(dropout_model, tmp_path / "tokens", rows=20)
-    results = run_workers(stopped_and_undisturbed, 2, tmp_path, dropout_model, tokens, tmp_path)
+    batches = write_plan(
+        dropout_model, tmp_path / "data", pair_table(20), batch_size=BATCH_SIZE, steps=SETTINGS.steps
+    )  # 3 batches an epoch: into the third
+    results = run_workers(stopped_and_undisturbed, 2, tmp_path, dropout_model, batches, tmp_path)
     start = weights_digest(dropout_model)
     for name in ("step-000005", "step-000007"):
         undisturbed = weights_digest(tmp_path / "undisturbed" / name)
@@ -87,5 +90,5 @@ def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Pa
         for field in ("loss", "gradient_norm", "positive_cosine", "masked_share"):
             assert result["undisturbed"][field] == result["stopped"][field]
     # the batch that diverged is named, all of it, on every worker
-    assert len(results[0]["pair_ids"]) == SETTINGS.batch_size
+    assert len(results[0]["pair_ids"]) == BATCH_SIZE
     assert results[0]["pair_ids"] == results[1]["pair_ids"]

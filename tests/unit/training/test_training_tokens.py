@@ -1,93 +1,140 @@
-"""What becomes of pairs on the way to token tables."""
+"""What becomes of pairs on the way to tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from training_rows import pair_table
 
 from components.model.embedder import Embedder
-from components.storage import Folder
-from components.training.tokens import TrainingRows, read_training_rows, tokenise_pairs
+from components.training.identities import NO_ID, digest
+from components.training.tokens import PairTokenizer, TokenisedPairs, encoding_digest
 
 
 def pair(**values: object) -> dict[str, object]:
-    row = {"pair_id": "p", "query": "w1", "positive": "w2", "query_id": "", "positive_id": "", "task": "t"}
-    return row | {"language": "en", "origin": "test"} | values
+    """All columns, for a table has those of its first row."""
+    row: dict[str, object] = {
+        "pair_id": "p",
+        "query": "w1",
+        "positive": "w2",
+        "query_id": "",
+        "positive_id": "",
+    }
+    return row | {"task": "t", "instruction": None, "negatives": None, "negative_ids": None} | values
 
 
-def tokenised(
-    model: Path, directory: Path, *tables: list[dict], negatives_per_query: int = 9
-) -> TrainingRows:
-    folder = Folder(str(directory))
-    parts = [pa.Table.from_pylist(rows) for rows in tables]
-    tokenise_pairs(parts, Embedder.load(model), negatives_per_query, 5, 6, folder)
-    return read_training_rows(folder)
+def tokenised(model: Path, rows: list[dict], negatives_per_query: int = 9) -> TokenisedPairs:
+    return PairTokenizer(model, negatives_per_query, 5, 6)(pa.Table.from_pylist(rows))
 
 
-def test_each_text_once_and_in_the_model_s_own_tokens(tiny_model: Path, tmp_path: Path) -> None:
-    rows = tokenised(
+def with_template(model: Path, directory: Path, template: str) -> Path:
+    embedder = Embedder.load(model)
+    embedder.spec = replace(embedder.spec, query_template=template, instruction="w1")
+    embedder.save(directory)
+    return directory
+
+
+def test_the_model_s_own_tokens(tiny_model: Path) -> None:
+    found = tokenised(
         tiny_model,
-        tmp_path / "tokens",
         [
-            pair(pair_id="a", query="w1 w2", positive="w3", negatives=["w4", "w5 w6 w7 w8 w9"]),
-            pair(pair_id="b", query="w1 w2", positive="w4"),
+            pair(pair_id="a", query="w1 w2", positive="w3", negatives=["w4", "w5 w6 w7 w8 w9"], query_id="q"),
+            pair(pair_id="b", query="w3 w1 w1 w1 w1 w1 w1", positive="w4", task="u"),
         ],
-        [pair(pair_id="c", query="w3 w1 w1 w1 w1 w1 w1", positive="w3", negatives=["w4"])],
     )
-    assert rows.pair_ids == ["a", "b", "c"]
-    assert len(rows.tokens) == 2 + 3
     # [CLS] is 2, [SEP] 3, wN is N + 4; cut at 5 and at 6 tokens with the end kept
-    assert rows.tokens[rows.queries[0]].tolist() == [2, 5, 6, 3]
-    assert rows.tokens[rows.queries[2]].tolist() == [2, 7, 5, 5, 3]
-    assert rows.tokens[rows.negatives[0][1]].tolist() == [2, 9, 10, 11, 12, 3]
-    assert rows.queries[0] == rows.queries[1] != rows.queries[2]
-    assert rows.positives[0] == rows.positives[2]
-    assert rows.negatives[0][0] == rows.negatives[2][0] == rows.positives[1]
-    assert [len(rows.negatives[i]) for i in range(3)] == [2, 0, 1]
-    # the other document that answers the query of a and b, by identity
-    assert rows.known_positives[0].tolist() == [rows.identities[rows.positives[1]]]
-    assert rows.known_positives[1].tolist() == [rows.identities[rows.positives[0]]]
-    assert rows.known_positives[2].tolist() == []
+    assert found.rows.to_pylist() == [
+        {"pair_id": "a", "query": [2, 5, 6, 3], "positive": [2, 7, 3],
+         "negatives": [[2, 8, 3], [2, 9, 10, 11, 12, 3]]},
+        {"pair_id": "b", "query": [2, 7, 5, 5, 3], "positive": [2, 8, 3], "negatives": []},
+    ]  # fmt: skip
+    assert found.tasks == ["t", "u"]
+    assert found.negatives_R.tolist() == [2, 0]
+    assert found.tokens_R.tolist() == [4 + 3 + 3 + 6, 5 + 3]
+    assert found.digests.query_text_R[0] == digest("w1 w2")
+    assert found.digests.query_id_R.tolist() == [digest("q"), NO_ID]
+    assert found.digests.negative_text_M.tolist() == [digest("w4"), digest("w5 w6 w7 w8 w9")]
+    assert not found.rejected.num_rows
 
 
-def test_documents_are_one_by_text_or_by_id(tiny_model: Path, tmp_path: Path) -> None:
-    rows = tokenised(
-        tiny_model,
-        tmp_path / "tokens",
-        [
-            pair(query="w1", positive="w10", positive_id="x", negatives=["w30"], negative_ids=["z"]),
-            pair(query="w2", positive="w20 w10", positive_id="y", negatives=["w10 w40"], negative_ids=["x"]),
-            pair(query="w3", positive="w30", positive_id="y"),
-        ],
-    )
-    identity = [rows.identities[text] for text in rows.positives]
-    assert identity[0] != identity[1] == identity[2]
-    assert rows.identities[rows.negatives[1][0]] == identity[0]  # another text, the same id
-    assert rows.identities[rows.negatives[0][0]] == identity[2]  # another id, the same text
+def test_as_the_embedder_tokenises(tiny_model: Path, tmp_path: Path) -> None:
+    model = with_template(tiny_model, tmp_path / "template", "w9 {instruction} : {text}")
+    table = pair_table(30).append_column("instruction", pa.array([None, "w2 w3", "w4"] * 10))
+    found = PairTokenizer(model, 1, None, None)(table).rows
+    embedder = Embedder.load(model)
+    for row, tokens in zip(table.to_pylist(), found.to_pylist(), strict=True):
+        assert [tokens["query"]] == embedder.tokenize([row["query"]], "query", row["instruction"])
+        assert [tokens["positive"]] == embedder.tokenize([row["positive"]], "document")
+        assert tokens["negatives"] == embedder.tokenize(row["negatives"][:1], "document")
 
 
-def test_a_query_is_one_whatever_its_instruction(tiny_model: Path, tmp_path: Path) -> None:
-    rows = tokenised(
-        tiny_model,
-        tmp_path / "tokens",
-        [pair(instruction="one", positive="w5"), pair(instruction="two", positive="w6"), pair(query="w9")],
-    )
-    identity = [rows.identities[text] for text in rows.queries]
-    assert identity[0] == identity[1] != identity[2]
-    assert rows.queries[0] != rows.queries[1]
-    assert rows.known_positives[0].tolist() == [rows.identities[rows.positives[1]]]
+def test_a_query_s_digest_is_of_its_wording_alone(tiny_model: Path) -> None:
+    found = tokenised(tiny_model, [pair(instruction="one"), pair(instruction="two"), pair(query="w9")])
+    one, two, other = found.digests.query_text_R.tolist()
+    assert one == two != other
 
 
-def test_so_many_negatives_at_most(tiny_model: Path, tmp_path: Path) -> None:
-    rows = tokenised(
-        tiny_model, tmp_path / "tokens", [pair(negatives=["w4", "w5", "w6"])], negatives_per_query=2
-    )
-    assert [rows.tokens[text].tolist() for text in rows.negatives[0]] == [[2, 8, 3], [2, 9, 3]]
+def test_so_many_negatives_at_most(tiny_model: Path) -> None:
+    rows = [pair(negatives=["w4", "w5", "w6"], negative_ids=["x", "y", "z"]), pair(negatives=["w7"]), pair()]
+    found = tokenised(tiny_model, rows, negatives_per_query=2)
+    assert found.rows.column("negatives").to_pylist() == [[[2, 8, 3], [2, 9, 3]], [[2, 11, 3]], []]
+    assert found.digests.negative_id_M.tolist() == [digest("x"), digest("y"), NO_ID]
+    assert tokenised(tiny_model, rows, negatives_per_query=0).negatives_R.tolist() == [0, 0, 0]
 
 
-def test_bad_tables(tiny_model: Path, tmp_path: Path) -> None:
-    empty = pa.Table.from_pylist([pair()]).slice(0, 0)
-    with pytest.raises(ValueError, match="no training pairs"):
-        tokenise_pairs([empty], Embedder.load(tiny_model), 1, None, None, Folder(str(tmp_path)))
+@pytest.mark.parametrize("nothing", ["", "  ", "\n\t"])
+def test_a_row_with_an_empty_text_is_turned_away(tiny_model: Path, nothing: str) -> None:
+    rows = [
+        pair(pair_id="q", query=nothing),
+        pair(pair_id="good", negatives=["w1"]),
+        pair(pair_id="p", positive=nothing, negatives=[nothing, "w5"]),
+        pair(pair_id="n", negatives=["w4", nothing]),
+    ]
+    found = tokenised(tiny_model, rows)
+    assert found.rows.column("pair_id").to_pylist() == ["good"]
+    assert found.negatives_R.tolist() == [1]
+    assert found.digests.negative_text_M.tolist() == [digest("w1")]
+    assert np.concatenate([found.digests.query_text_R, found.digests.positive_id_R]).shape == (2,)
+    reasons = zip(*(found.rejected.column(name).to_pylist() for name in ("pair_id", "reason")), strict=True)
+    assert list(reasons) == [("q", "empty_query"), ("p", "empty_positive"), ("n", "empty_negative")]
+    # A negative that is not taken costs nothing.
+    assert tokenised(tiny_model, rows, negatives_per_query=1).rows.column("pair_id").to_pylist() == [
+        "good", "n",
+    ]  # fmt: skip
+
+
+def test_a_template_that_leaves_no_room_for_text(tiny_model: Path, tmp_path: Path) -> None:
+    model = with_template(tiny_model, tmp_path / "template", "w9 {instruction} w8 {text}")
+    with pytest.raises(
+        ValueError, match="query_length 5 leaves no room for text: the template 'w9 w1 w8 ' alone takes 5"
+    ):
+        tokenised(model, [pair()])
+    with pytest.raises(ValueError, match="the template 'w9 w2 w3 w8 ' alone takes 6 tokens"):
+        PairTokenizer(model, 0, 6, 6)(pa.Table.from_pylist([pair(), pair(instruction="w2 w3")]))
+    # One token of room is room.
+    assert PairTokenizer(model, 0, 6, 6)(pa.Table.from_pylist([pair(query="w7 w7")])).rows.column(
+        "query"
+    ).to_pylist() == [[2, 13, 5, 12, 11, 3]]
+    with pytest.raises(ValueError, match="a length of 2 tokens leaves no room for text"):
+        PairTokenizer(model, 0, 6, 2)(pa.Table.from_pylist([pair()]))
+
+
+def test_bad_rows(tiny_model: Path) -> None:
     with pytest.raises(ValueError, match="pair p has 2 negatives but 1 negative_ids"):
-        tokenised(tiny_model, tmp_path / "tokens", [pair(negatives=["w4", "w5"], negative_ids=["x"])])
+        tokenised(tiny_model, [pair(negatives=["w4", "w5"], negative_ids=["x"])])
+    with pytest.raises(ValueError, match="pair p has a null among its negatives"):
+        tokenised(tiny_model, [pair(negatives=["w4", None])])
+    with pytest.raises(ValueError, match="column `task` is missing"):
+        tokenised(tiny_model, [{k: v for k, v in pair().items() if k != "task"}])
+    with pytest.raises(ValueError, match="document_length is 65; the backbone has 64 positions"):
+        PairTokenizer(tiny_model, 0, 5, 65)
+
+
+def test_the_encoding_is_of_tokenizer_and_templates(tiny_model: Path, tmp_path: Path) -> None:
+    Embedder.load(tiny_model).save(tmp_path / "copy")
+    assert encoding_digest(tiny_model) == encoding_digest(tmp_path / "copy")
+    assert encoding_digest(with_template(tiny_model, tmp_path / "t", "q {text}")) != encoding_digest(
+        tiny_model
+    )

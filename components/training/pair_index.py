@@ -1,0 +1,137 @@
+"""Pair tables read once, piece by piece: tokens to a spool file, and of every row a few numbers in memory."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.monitor import Monitor
+from components.storage import Folder
+from components.training.identities import number_identities
+from components.training.spool import write_spool
+from components.training.tokens import TOKENISED, TRAINED_ON, Digests, PairTokenizer
+
+READ_ROWS = 4096
+"""Rows that are read, tokenised and handed on at a time."""
+REJECTED = "rejected/rejected.parquet"
+
+
+@dataclass(frozen=True)
+class PairIndex:
+    """What is held of the rows that can be trained on. R rows in the order of the tables, M hard negatives.
+
+    Attributes:
+        tasks: names, sorted.
+        task_R: int64, number of the row's task.
+        tokens_R: int64, tokens of all texts of the row.
+        negatives_R: int64, hard negatives of the row.
+        query_R, positive_R, negative_M: int64 identities; equal ones mean the same query, or document.
+        rejected: rows that cannot be trained on, by reason.
+    """
+
+    tasks: list[str]
+    task_R: np.ndarray
+    tokens_R: np.ndarray
+    negatives_R: np.ndarray
+    query_R: np.ndarray
+    positive_R: np.ndarray
+    negative_M: np.ndarray
+    rejected: Counter[str]
+
+    def __len__(self) -> int:
+        return len(self.task_R)
+
+
+def index_pairs(
+    sources: Sequence[Folder], tokenizer: PairTokenizer, spool: Path, output: Folder, monitor: Monitor
+) -> PairIndex:
+    """Tokenise the `pairs.parquet` of each source, one after the other.
+
+    Args:
+        spool: takes the token ids, TOKENISED, of the rows of the index in their order.
+        output: takes `rejected/rejected.parquet`, if there is such a row.
+
+    Raises:
+        ValueError: no row is left, or one is malformed.
+    """
+    numbers: dict[str, int] = {}
+    task, tokens, negatives, digests = [], [], [], []
+    rejected: Counter[str] = Counter()
+    with ExitStack() as stack:
+        files = [stack.enter_context(f.open(name)) for f in sources for name in _pair_files(f)]
+        total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+        turned_away = _RejectedRows(output, stack)
+
+        def tokenised() -> Iterator[pa.Table]:
+            done = 0
+            for piece in _pieces(files):
+                pairs = tokenizer(piece)
+                task.append([numbers.setdefault(name, len(numbers)) for name in pairs.tasks])
+                tokens.append(pairs.tokens_R)
+                negatives.append(pairs.negatives_R)
+                digests.append(pairs.digests)
+                turned_away.write(pairs.rejected)
+                rejected.update(pairs.rejected.column("reason").to_pylist())
+                done += piece.num_rows
+                monitor.progress(done, total, "pairs")
+                yield pairs.rows
+
+        write_spool(spool, TOKENISED, tokenised())
+    if not numbers:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
+        raise ValueError(
+            f"no training pairs: none of {total} rows can be trained on ({counts})" if total
+            else "no training pairs: every pair table of the stage is empty"
+        )  # fmt: skip
+    names = sorted(numbers)
+    rank = np.array([names.index(name) for name in numbers], dtype=np.int64)
+    rows = Digests.join(digests)
+    document_N = number_identities(
+        np.concatenate([rows.positive_text_R, rows.negative_text_M]),
+        np.concatenate([rows.positive_id_R, rows.negative_id_M]),
+    )
+    positive_R, negative_M = np.split(document_N, [len(rows.positive_text_R)])
+    return PairIndex(
+        tasks=names,
+        task_R=rank[np.concatenate(task).astype(np.int64)],
+        tokens_R=np.concatenate(tokens),
+        negatives_R=np.concatenate(negatives),
+        query_R=number_identities(rows.query_text_R, rows.query_id_R),
+        positive_R=positive_R,
+        negative_M=negative_M,
+        rejected=rejected,
+    )
+
+
+def _pair_files(folder: Folder) -> list[str]:
+    """`pairs.parquet`, or the files in it where it is a folder."""
+    return folder.names("pairs.parquet/*.parquet") or ["pairs.parquet"]
+
+
+def _pieces(files: Sequence) -> Iterator[pa.Table]:
+    for source in files:
+        file = pq.ParquetFile(source)
+        columns = [name for name in TRAINED_ON.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(READ_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch])
+
+
+class _RejectedRows:
+    """A file that is there once a row is written to it."""
+
+    def __init__(self, output: Folder, stack: ExitStack) -> None:
+        self._output, self._stack = output, stack
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
+        if self._writer is None:
+            sink = self._stack.enter_context(self._output.open(REJECTED, "wb"))
+            self._writer = self._stack.enter_context(pq.ParquetWriter(sink, rows.schema))
+        self._writer.write_table(rows)
