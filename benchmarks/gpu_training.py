@@ -31,8 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from components.model.embedder import Embedder  # noqa: E402
 from components.model.spec import EncodingSpec  # noqa: E402
-from components.objective.contrastive import ContrastiveBatch, Objective  # noqa: E402
+from components.objective.contrastive import ContrastiveBatch  # noqa: E402
 from components.objective.distributed import contrastive_loss  # noqa: E402
+from components.objective.objective import Objective  # noqa: E402
 from components.training.batch import Ragged, WorkerBatch  # noqa: E402
 from components.training.flops import count_flops, matrix_product_rate  # noqa: E402
 from components.training.prepare import prepare_model  # noqa: E402

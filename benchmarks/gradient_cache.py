@@ -30,8 +30,8 @@ from components.model.names import resolve_model  # noqa: E402
 from components.model.source import import_model  # noqa: E402
 from components.model.tokens import batches_by_length  # noqa: E402
 from components.monitor import Silent  # noqa: E402
-from components.objective.contrastive import Objective  # noqa: E402
 from components.objective.distributed import contrastive_loss  # noqa: E402
+from components.objective.objective import Objective  # noqa: E402
 from components.storage import Folder  # noqa: E402
 from components.training.batch import Ragged, WorkerBatch  # noqa: E402
 from components.training.prepare import prepare_model  # noqa: E402

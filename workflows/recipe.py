@@ -6,12 +6,15 @@ every mistake is reported with its file and line.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.objective.objective import PRESETS, objective_from
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -134,19 +137,54 @@ class Mining(Section):
 
 
 class Contrastive(Section):
-    """Eq. 1 of the Qwen3-Embedding paper. The defaults are the preset `paper`: its reading of every open point."""
+    """Eq. 1 of the Qwen3-Embedding paper: its terms, masks and what was left open.
 
-    preset: Literal["paper"] = "paper"
+    `components/objective/objective.py` says more of each field. What is left out is taken from the preset.
+    """
+
+    preset: Literal["paper", "swift"] = "paper"
+    """`paper`, the defaults below; `swift`, the reading of the trainer that the paper's team points to."""
     temperature: Annotated[float, Field(gt=0)] = 0.02
-    threshold: float = 0.1
-    """Negatives that score above the positive's cosine plus this are masked."""
+    learnable_temperature: bool = False
+    """The temperature is trained; it starts at `temperature`."""
+    in_batch: list[Literal["query_document", "query_query", "document_document"]] = [
+        "query_document",
+        "query_query",
+        "document_document",
+    ]
+    """The scores against other rows that stand in the denominator; none: own hard negatives alone."""
+    document_query: Literal["none", "same_denominator", "second_softmax"] = "none"
+    """Document-to-query scores: in the same denominator (GTE), or in a softmax of their own (GTR)."""
+    threshold: float | None = 0.1
+    """Negatives that score above the positive's cosine plus this are masked; null: none."""
     masked_document_document: Literal["by_qd", "by_dd", "none"] = "by_qd"
     """What masks the document-document term."""
     other_documents: Literal["positives_and_negatives", "positives"] = "positives_and_negatives"
+    own_negatives_in_document_document: bool = False
     mask_duplicates: bool = True
     threshold_own_negatives: bool = True
     across_workers: bool = True
     """Negatives are gathered from every worker."""
+    matryoshka_dimensions: list[Count] = []
+    """Lengths of the prefixes that are trained, rising, the last one the full dimension; none: that alone."""
+    matryoshka_weights: list[Annotated[float, Field(ge=0)]] = []
+    """One a length; none: 1 each."""
+    matryoshka_mask: Literal["full", "prefix"] = "full"
+    """Where the threshold is taken."""
+    per_task: dict[str, dict[str, Any]] = {}
+    """For a task the fields that differ in its batches."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("preset", "paper") not in PRESETS:
+            return given  # reported by the fields
+        return asdict(PRESETS[given.get("preset", "paper")]) | given
+
+    @model_validator(mode="after")
+    def _is_an_objective(self) -> "Contrastive":
+        objective_from(self.model_dump())
+        return self
 
 
 class Stage(Section):

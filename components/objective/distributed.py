@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from components.objective.contrastive import ContrastiveBatch, Objective, row_losses
+from components.objective.contrastive import ContrastiveBatch, row_losses
+from components.objective.objective import Objective
+from components.objective.tiles import TileSize
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class ContrastiveLoss:
             backward of share * workers.
         statistics: the same on every worker: loss, positive_cosine, hardest_negative_cosine (mean over the
             rows that have an unmasked negative; NaN without one), masked_share (of the cells of the
-            denominator), rows.
+            denominator), rows; with Matryoshka also loss_64 and so on, unweighted.
     """
 
     share: torch.Tensor
@@ -31,31 +33,50 @@ class ContrastiveLoss:
 
 
 def contrastive_loss(
-    batch: ContrastiveBatch, objective: Objective, group: dist.ProcessGroup | None = None
+    batch: ContrastiveBatch,
+    objective: Objective,
+    group: dist.ProcessGroup | None = None,
+    temperature: torch.Tensor | None = None,
+    tile: TileSize | None = None,
 ) -> ContrastiveLoss:
     """Eq. 1 of arXiv 2506.05176 over the workers of `group`; without one, the batch is the whole batch.
 
     Every worker of the group must call it, each with its own rows (any number of them, none of them shared).
+
+    Args:
+        temperature: a 0-dimensional tensor above 0 in place of `objective.temperature`. Its gradient is that
+            of the worker's own share, as with any parameter.
+        tile: execution; None chooses one for the device.
+
+    Raises:
+        ValueError: no worker has a row, or the Matryoshka dimensions do not end at the vectors' dimension.
     """
     rows = len(batch.query_BD)
     first_row = 0
     if group is not None and objective.across_workers:
         batch, first_row = gather_batch(batch, group)
-    result = row_losses(batch, objective, first_row, rows)
+    result = row_losses(batch, objective, first_row, rows, temperature, tile)
     sums = torch.stack(
         [
+            torch.tensor(rows, device=result.cells.device),
             result.loss_B.detach().sum(),
             result.positive_cosine,
             result.hardest_cosine,
             result.rows_with_negative,
             result.masked_cells,
             result.cells,
-            torch.tensor(rows, device=result.cells.device),
+            *result.loss_by_prefix,
         ]
     ).to(torch.float64)
     if group is not None:
         dist.all_reduce(sums, group=group)
-    loss, positive, hardest, with_negative, masked, cells, N = sums.tolist()
+    N, loss, positive, hardest, with_negative, masked, cells, *by_prefix = sums.tolist()
+    if N == 0:
+        raise ValueError("the contrastive batch has no rows on any worker; it must have one at least")
+    prefixes = {
+        f"loss_{dimension}": prefix_loss / N
+        for dimension, prefix_loss in zip(objective.matryoshka_dimensions, by_prefix, strict=False)
+    }
     return ContrastiveLoss(
         share=result.loss_B.sum() / N,
         statistics={
@@ -64,6 +85,7 @@ def contrastive_loss(
             "hardest_negative_cosine": hardest / with_negative if with_negative else float("nan"),
             "masked_share": masked / cells if cells else 0.0,
             "rows": N,
+            **prefixes,
         },
     )
 
@@ -82,9 +104,7 @@ def gather_batch(batch: ContrastiveBatch, group: dist.ProcessGroup) -> tuple[Con
     known_positive = torch.nn.functional.pad(
         batch.known_positive_BP, (0, max(known) - batch.known_positive_BP.shape[1]), value=-1
     )
-    # One collective for the vectors and one for the ids of the rows, one each for those of the negatives.
-    D = batch.query_BD.shape[1]
-    vectors = _gather(torch.cat([batch.query_BD, batch.positive_BD], dim=1), rows, group)
+    # One collective for the ids of the rows and one for those of the negatives.
     row_ids = _gather(
         torch.cat([batch.query_id_B[:, None], batch.positive_id_B[:, None], known_positive], dim=1),
         rows,
@@ -94,8 +114,8 @@ def gather_batch(batch: ContrastiveBatch, group: dist.ProcessGroup) -> tuple[Con
         torch.stack([batch.negative_row_M + first_row, batch.negative_id_M], dim=1), negatives, group
     )
     gathered = ContrastiveBatch(
-        query_BD=vectors[:, :D],
-        positive_BD=vectors[:, D:],
+        query_BD=_gather(batch.query_BD, rows, group),
+        positive_BD=_gather(batch.positive_BD, rows, group),
         negative_MD=_gather(batch.negative_MD, negatives, group),
         negative_row_M=negative_ids[:, 0],
         query_id_B=row_ids[:, 0],
@@ -115,12 +135,16 @@ def _gather(own: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -> to
 
 def _all_gather(own: torch.Tensor, sizes: list[int], group: dist.ProcessGroup) -> torch.Tensor:
     longest = max(sizes)
-    padded = own.new_zeros(longest, own.shape[1])
-    padded[: len(own)] = own
     gathered = own.new_empty(len(sizes) * longest, own.shape[1])
-    dist.all_gather_single(gathered, padded, group=group)
+    dist.all_gather_single(gathered, _padded(own, longest), group=group)
+    if min(sizes) == longest:
+        return gathered
     parts = gathered.split(longest)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def _padded(rows: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, length - len(rows))).contiguous()
 
 
 class _AllGather(torch.autograd.Function):
@@ -136,9 +160,8 @@ class _AllGather(torch.autograd.Function):
         sizes, group = ctx.sizes, ctx.group
         (gradient,) = gradients
         longest = max(sizes)
-        padded = gradient.new_zeros(len(sizes), longest, gradient.shape[1])
-        for part, rows in zip(padded, gradient.split(sizes), strict=True):
-            part[: len(rows)] = rows
+        if min(sizes) < longest:
+            gradient = torch.cat([_padded(rows, longest) for rows in gradient.split(sizes)])
         own = gradient.new_empty(longest, gradient.shape[1])
-        dist.reduce_scatter_single(own, padded.flatten(0, 1), group=group)
+        dist.reduce_scatter_single(own, gradient.contiguous(), group=group)
         return own[: sizes[dist.get_rank(group)]], None, None

@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from components.model.embedder import DTYPES, Embedder
 from components.model.export import save_model
 from components.monitor import Monitor
-from components.objective.contrastive import Objective
+from components.objective.objective import Objective
 from components.storage import Folder
 from components.training.checkpoint import load_state, save_state, saved_step
 from components.training.flops import count_flops, matrix_product_rate

@@ -24,7 +24,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.monitor import Monitor
-from components.objective.contrastive import objective_from
+from components.objective.objective import objective_from
 from components.storage import Folder
 from components.training.gradient_cache import GradientSync
 from components.training.loop import (

@@ -9,8 +9,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from components.model.embedder import Embedder
 from components.model.tokens import batches_by_length
-from components.objective.contrastive import ContrastiveBatch, Objective
+from components.objective.contrastive import ContrastiveBatch
 from components.objective.distributed import contrastive_loss
+from components.objective.objective import Objective
 from components.training.batch import WorkerBatch
 from components.training.gradient_cache import GradientSync, agree, backward_all, encode_all
 

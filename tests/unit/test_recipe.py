@@ -1,7 +1,10 @@
 """What a recipe may say, and how a mistake in one is told."""
 
+from dataclasses import replace
+
 import pytest
 
+from components.objective.objective import PRESETS, Objective, objective_from
 from workflows import recipe
 
 GOOD = """\
@@ -33,6 +36,17 @@ def test_defaults_are_the_paper_preset(write):
     assert loaded.supervised.objective.threshold == 0.1
 
 
+def test_the_objective_s_defaults_are_written_twice_and_agree(write):
+    loaded = recipe.load(write(GOOD.replace("    temperature: 0.05", "    {}")))
+    assert objective_from(loaded.weak.objective.model_dump()) == Objective()
+    assert recipe.Contrastive.model_construct().model_dump() == loaded.weak.objective.model_dump()
+
+
+def test_a_preset_fills_what_is_left_out(write):
+    loaded = recipe.load(write(GOOD + "    preset: swift\n")).weak.objective
+    assert objective_from(loaded.model_dump()) == replace(PRESETS["swift"], temperature=0.05)
+
+
 def test_paths_are_relative_to_the_recipe(write, tmp_path):
     assert recipe.load(write(GOOD)).documents.sources == [str(tmp_path / "docs.jsonl")]
 
@@ -57,6 +71,18 @@ def test_set_overrides_a_field(write):
             GOOD + "filter: {threshold: 0.5, quantile: 0.1}\n",
             [],
             "tiny.yaml:10: `filter`: give either threshold or quantile",
+        ),
+        (GOOD + "    in_batch: [qd]\n", [], "tiny.yaml:10: `weak.objective.in_batch.0`"),
+        (GOOD + "    preset: papr\n", [], "tiny.yaml:10: `weak.objective.preset`"),
+        (
+            GOOD + "    matryoshka_dimensions: [64, 32]\n",
+            [],
+            "tiny.yaml:8: `weak.objective`: objective.matryoshka_dimensions is [64, 32]; it must be lengths",
+        ),
+        (
+            GOOD + "    per_task: {sts: {tau: 1}}\n",
+            [],
+            "`weak.objective`: objective.per_task.sts: objective.tau is not a field",
         ),
         (GOOD, ["weak.batch_size=none"], "--set weak.batch_size"),
         (GOOD, ["weak.batch_size"], "write it as section.field=value"),

@@ -16,8 +16,9 @@ from training_rows import pair_table, write_plan
 
 from components.model.embedder import Embedder
 from components.model.tokens import batches_by_length
-from components.objective.contrastive import ContrastiveBatch, Objective
+from components.objective.contrastive import ContrastiveBatch
 from components.objective.distributed import contrastive_loss
+from components.objective.objective import Objective
 from components.storage import Folder
 from components.training.batch import WorkerBatch
 from components.training.gradient_cache import GradientSync

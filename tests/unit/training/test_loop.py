@@ -13,7 +13,7 @@ from training_rows import pair_table, write_plan
 
 from components.model.export import weights_digest
 from components.monitor import Silent
-from components.objective.contrastive import Objective
+from components.objective.objective import Objective
 from components.storage import Folder
 from components.training.loop import DivergenceError, StageExecution, StageSettings, run_steps
 from components.training.step import MicroBatching
