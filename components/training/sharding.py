@@ -18,7 +18,9 @@ Precision = Literal["bfloat16", "float32"]
 def shard_model(
     model: Embedder, mesh: DeviceMesh, precision: Precision, gradient_sync: GradientSync = "micro_batch"
 ) -> None:
-    """Shard in place: every transformer block, then the root. Weights stay in their own dtype (float32).
+    """Shard in place: every transformer block, then the root; a scalar stays whole on every worker.
+
+    Weights stay in their own dtype (float32).
 
     With `bfloat16` the blocks compute in bfloat16 on gathered copies; gradients are reduced in float32 and
     the optimizer steps on the float32 weights. With the gradient sync `step` gathered weights are kept from
@@ -31,18 +33,21 @@ def shard_model(
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=gradient_sync == "micro_batch")
     # What the root holds itself is needed first in a forward pass and soon in a backward pass: it stays.
     whole = replace(policy, output_dtype=torch.float32)
-    fully_shard(model, mesh=mesh, mp_policy=whole, reshard_after_forward=False)
+    scalars = {parameter for parameter in model.parameters() if parameter.ndim == 0}
+    fully_shard(model, mesh=mesh, mp_policy=whole, reshard_after_forward=False, ignored_params=scalars)
 
 
 def make_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float]
 ) -> torch.optim.AdamW:
-    """AdamW. Biases and norms (tensors of one dimension) are not decayed."""
+    """AdamW. Biases and norms (tensors of one dimension) and scalars are not decayed."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim == 0], "weight_decay": 0.0},  # not sharded: apart
     ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 

@@ -29,14 +29,13 @@ from components.storage import Folder
 from components.training.gradient_cache import GradientSync
 from components.training.loop import (
     DivergenceError,
-    StageExecution,
-    StageSettings,
     export_name,
     run_steps,
 )
 from components.training.plan_folder import read_plan
 from components.training.prepare import Trainable
 from components.training.schedule import Schedule, export_steps
+from components.training.settings import StageExecution, StageSettings
 from components.training.sharding import Precision
 from components.training.step import MicroBatching
 from components.training.tokens import encoding_digest

@@ -11,7 +11,7 @@ from components.model.embedder import Embedder
 from components.model.tokens import batches_by_length
 from components.objective.contrastive import ContrastiveBatch
 from components.objective.distributed import contrastive_loss
-from components.objective.objective import Objective
+from components.objective.objective import Objective, for_task
 from components.training.batch import WorkerBatch
 from components.training.gradient_cache import GradientSync, agree, backward_all, encode_all
 
@@ -39,6 +39,7 @@ def accumulate_gradients(
     micro_batching: MicroBatching,
     group: dist.ProcessGroup,
     weight: float = 1.0,
+    log_temperature: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the global batch's loss to that of the parameters; return the loss's statistics.
 
@@ -46,6 +47,8 @@ def accumulate_gradients(
 
     Args:
         weight: of the batch among those that an optimizer step goes by.
+        log_temperature: a parameter in place of the objective's temperature. Its gradient is this worker's;
+            that of the others is still to be averaged in.
     """
     texts = [ids.tolist() for ids in batch.tokens]
     own = list(batches_by_length([len(ids) for ids in texts], micro_batching.tokens))
@@ -64,7 +67,10 @@ def accumulate_gradients(
     for positions, micro_batch in zip(own, encoded, strict=False):
         vectors[positions] = micro_batch.vector_BD.detach()
     vectors.requires_grad_()
-    result = contrastive_loss(contrastive_batch(batch, vectors), objective, group)
+    result = contrastive_loss(
+        contrastive_batch(batch, vectors), for_task(objective, batch.task), group,
+        temperature=None if log_temperature is None else log_temperature.exp(),
+    )  # fmt: skip
     (result.share * (weight * dist.get_world_size(group))).backward()
     assert vectors.grad is not None
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from gloo import run_workers
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 from training_rows import pair_table, write_plan
 
 from components.model.embedder import Embedder
@@ -26,8 +27,10 @@ from components.training.prepare import prepare_model
 from components.training.sharding import shard_model
 from components.training.step import MicroBatching, accumulate_gradients, contrastive_batch
 from components.training.stream import stream_batches
+from components.training.temperature import add_log_temperature, average_gradient
 
-OBJECTIVE = Objective(temperature=0.1)
+OBJECTIVE = Objective(temperature=0.1, learnable_temperature=True)
+SCALARS = ("loss", "log_temperature")
 BATCH_SIZE = 9  # of two workers one gets five rows, of four one gets three
 ALL, SOME, NONE = 10**9, 100, 0  # tokens whose graph is kept
 SYNCS: list[GradientSync] = ["micro_batch", "step"]
@@ -44,12 +47,22 @@ def own_batch(group: dist.ProcessGroup, batches: Folder, step: int = 0) -> Worke
 def sharded(group: dist.ProcessGroup, model: Path, cut: MicroBatching, again: bool = False) -> Embedder:
     embedder = Embedder.load(model)
     prepare_model(embedder, "all", dropout=None, activation_checkpointing=again)
+    add_log_temperature(embedder, OBJECTIVE.temperature)
     shard_model(embedder, DeviceMesh.from_group(group, "cpu"), "float32", cut.gradient_sync)
     return embedder
 
 
-def whole_gradients(embedder: Embedder) -> Gradients:
-    return {name: p.grad.full_tensor() for name, p in embedder.named_parameters() if p.grad is not None}
+def accumulate(
+    embedder: Embedder, batch: WorkerBatch, cut: MicroBatching, group: dist.ProcessGroup, weight: float = 1.0
+) -> dict[str, float]:
+    log_temperature = embedder.get_parameter("log_temperature")
+    return accumulate_gradients(embedder, batch, OBJECTIVE, cut, group, weight, log_temperature)
+
+
+def averaged_gradients(embedder: Embedder, group: dist.ProcessGroup) -> Gradients:
+    average_gradient(embedder.get_parameter("log_temperature"), group)
+    gradients = {name: p.grad for name, p in embedder.named_parameters() if p.grad is not None}
+    return {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
 
 
 def cached_gradients(
@@ -62,8 +75,9 @@ def cached_gradients(
         calls: list[None] = []
         embedder.register_forward_hook(lambda *_, calls=calls: calls.append(None))
         torch.manual_seed(dist.get_rank(group))
-        statistics = accumulate_gradients(embedder, own_batch(group, batches), OBJECTIVE, cut, group)
-        found.append((whole_gradients(embedder) | {"loss": torch.tensor(statistics["loss"])}, len(calls)))
+        statistics = accumulate(embedder, own_batch(group, batches), cut, group)
+        gradients = averaged_gradients(embedder, group)
+        found.append((gradients | {"loss": torch.tensor(statistics["loss"])}, len(calls)))
     return found
 
 
@@ -72,9 +86,8 @@ def accumulated_gradients(group: dist.ProcessGroup, model: Path, batches: Folder
     for cut in CUTS:
         embedder = sharded(group, model, cut)
         for step in (0, 1):
-            batch = own_batch(group, batches, step)
-            accumulate_gradients(embedder, batch, OBJECTIVE, cut, group, weight=0.5)
-        found.append(whole_gradients(embedder))
+            accumulate(embedder, own_batch(group, batches, step), cut, group, weight=0.5)
+        found.append(averaged_gradients(embedder, group))
     return found
 
 
@@ -93,7 +106,10 @@ def uncached_gradients(
         embedder(*embedder.pad([texts[own[-1][-1]]]))
     outputs = [embedder(*embedder.pad([texts[i] for i in positions])) for positions in reversed(own)]
     order = np.argsort(np.concatenate(own[::-1]))
-    loss = contrastive_loss(contrastive_batch(batch, torch.cat(outputs)[order]), OBJECTIVE, group)
+    log_temperature = add_log_temperature(embedder, OBJECTIVE.temperature)
+    loss = contrastive_loss(
+        contrastive_batch(batch, torch.cat(outputs)[order]), OBJECTIVE, group, log_temperature.exp()
+    )
     loss.share.backward()
     gradients = {name: p.grad for name, p in embedder.named_parameters() if p.grad is not None}
     for gradient in gradients.values():
@@ -121,6 +137,7 @@ def whole_batch_gradients(model: Path, batches: Folder, step: int) -> Gradients:
     query_id_B, positive_id_B, negative_id_M = torch.from_numpy(batch.identities).split(
         [BATCH_SIZE, BATCH_SIZE, len(batch.negative_rows)]
     )
+    log_temperature = add_log_temperature(embedder, OBJECTIVE.temperature)
     width = max(batch.known_positives.lengths)
     known = [[*ids.tolist(), *[-1] * (width - len(ids))] for ids in batch.known_positives]
     loss = contrastive_loss(
@@ -135,6 +152,7 @@ def whole_batch_gradients(model: Path, batches: Folder, step: int) -> Gradients:
             known_positive_BP=torch.tensor(known, dtype=torch.int64).reshape(BATCH_SIZE, width),
         ),
         OBJECTIVE,
+        temperature=log_temperature.exp(),
     ).share
     loss.backward()
     gradients = {name: p.grad for name, p in embedder.named_parameters() if p.grad is not None}
@@ -143,10 +161,11 @@ def whole_batch_gradients(model: Path, batches: Folder, step: int) -> Gradients:
 
 def assert_equal(gradients: Gradients, expected: Gradients) -> None:
     assert gradients.keys() == expected.keys()
-    assert float(gradients["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)
-    scale = max(float(gradient.abs().max()) for name, gradient in expected.items() if name != "loss")
-    for name, gradient in expected.items():
-        assert float((gradients[name] - gradient).abs().max()) <= 1e-5 * scale, name
+    for name in SCALARS:
+        assert float(gradients[name]) == pytest.approx(float(expected[name]), rel=1e-5)
+    scale = max(float(gradient.abs().max()) for name, gradient in expected.items() if name not in SCALARS)
+    for name in expected.keys() - SCALARS:
+        assert float((gradients[name] - expected[name]).abs().max()) <= 1e-5 * scale, name
 
 
 @pytest.mark.parametrize("workers", [2, 4])

@@ -15,12 +15,13 @@ from components.model.export import weights_digest
 from components.monitor import Silent
 from components.objective.objective import Objective
 from components.storage import Folder
-from components.training.loop import DivergenceError, StageExecution, StageSettings, run_steps
+from components.training.loop import DivergenceError, run_steps
+from components.training.settings import StageExecution, StageSettings
 from components.training.step import MicroBatching
 
 BATCH_SIZE = 6
 SETTINGS = StageSettings(
-    objective=Objective(temperature=0.05),
+    objective=Objective(temperature=0.05, learnable_temperature=True),
     batches="",
     accumulate_steps=2,
     steps=7,
@@ -95,9 +96,10 @@ def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Pa
         undisturbed = weights_digest(tmp_path / "undisturbed" / name)
         assert weights_digest(tmp_path / "stopped" / name) == undisturbed != start
     for result in results:
-        for field in ("loss", "gradient_norm", "positive_cosine", "masked_share"):
+        for field in ("loss", "gradient_norm", "positive_cosine", "masked_share", "temperature"):
             assert result["undisturbed"][field] == result["stopped"][field]
         assert 0 < result["undisturbed"]["mfu"] < 1
+        assert result["undisturbed"]["temperature"] != pytest.approx(SETTINGS.objective.temperature, rel=1e-4)
     before = load_file(dropout_model / "model.safetensors")
     for name, tensor in load_file(tmp_path / "undisturbed" / "step-000007" / "model.safetensors").items():
         frozen = "_embeddings." in name or name.startswith("pooler.")
