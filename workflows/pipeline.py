@@ -265,6 +265,9 @@ def _train(name: str, stage: Stage, profile: Profile, batches: Step, model: Step
             "cpus_per_worker": profile.cpus_per_worker,
             "use_gpu": profile.gpus_per_worker > 0,
             "micro_batch_tokens": profile.micro_batch_tokens,
+            "graph_tokens": profile.graph_tokens,
+            "gradient_sync": profile.gradient_sync,
+            "activation_checkpointing": profile.activation_checkpointing,
             "checkpoint_every_s": profile.checkpoint_every_s,
         },
         budget=Budget(

@@ -4,7 +4,7 @@ A profile is one of the names below or a YAML file with the same fields. Changin
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,12 @@ class Profile(BaseModel):
     writer_gpus: Annotated[int, Field(ge=0)] = 0
     micro_batch_tokens: Count = 2048
     """Padded tokens a worker runs at once while it trains."""
+    graph_tokens: Annotated[int, Field(ge=0)] = 16384
+    """Padded tokens of a batch for which a worker keeps what backward needs; what is above is encoded twice."""
+    gradient_sync: Literal["micro_batch", "step"] = "micro_batch"
+    """Workers share weights and gradients out with every micro-batch, or hold them whole within a step."""
+    activation_checkpointing: bool = False
+    """Backward computes every layer again instead of finding it in memory."""
     tokens_per_batch: Count = 2048
     """Padded tokens at once while texts are encoded."""
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 45.0
@@ -38,13 +44,14 @@ class Profile(BaseModel):
 
 
 PROFILES = {
-    "laptop": Profile(),
+    "laptop": Profile(gradient_sync="step"),
     "gpu": Profile(
         workers=1,
         cpus_per_worker=4,
         gpus_per_worker=1,
         writer_gpus=1,
         micro_batch_tokens=65536,
+        graph_tokens=65536,
         tokens_per_batch=65536,
     ),
 }

@@ -184,8 +184,6 @@ class Contrastive(Section):
     @model_validator(mode="after")
     def _is_an_objective(self) -> "Contrastive":
         objective_from(self.model_dump())
-        if self.learnable_temperature:
-            raise ValueError("learnable_temperature: the trainer keeps the temperature fixed so far")
         return self
 
 
@@ -200,6 +198,10 @@ class Stage(Section):
     """Share of the batches by task, every task named; null: by its pairs."""
     keep_last: bool = False
     """Pairs that do not fill a batch make a smaller one; else they sit out the epoch, others in each."""
+    accumulate_steps: Count = 1
+    """Global batches, each with its own negatives, whose mean gradient an optimizer step takes."""
+    trainable: Literal["all", "without_embeddings"] = "all"
+    """`without_embeddings`: the tables of tokens and positions stay as they are."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warmup_share: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

@@ -6,103 +6,37 @@ number of workers), dropout included, so a checkpoint is weights, optimizer stat
 on the run is bit-identical to one that was never stopped.
 """
 
-import dataclasses
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
-from components.model.embedder import Embedder
+from components.model.embedder import DTYPES, Embedder
 from components.model.export import save_model
 from components.monitor import Monitor
-from components.objective.contrastive import Objective
-from components.objective.objective import for_task
 from components.storage import Folder
-from components.training.schedule import Schedule, learning_rate_share
-from components.training.sharding import (
-    Precision,
-    full_weights,
-    load_state,
-    make_optimizer,
-    save_state,
-    shard_model,
-)
-from components.training.step import accumulate_gradients
+from components.training.checkpoint import load_state, save_state, saved_step
+from components.training.flops import count_flops, matrix_product_rate
+from components.training.settings import StageExecution, StageSettings
+from components.training.sharding import full_weights
 from components.training.stream import pair_ids, stream_batches
+from components.training.trainee import compute_gradients, make_trainee, update_weights
 
-POSITION = "position.json"
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """What decides the numbers of a stage, beside the weights that it starts from.
-
-    Attributes:
-        batches: fingerprint of the plan.
-        steps: optimizer steps in all, one a batch of the plan.
-        learning_rate: the peak; `warmup_share` of the steps rise to it, `schedule` says what follows.
-        max_gradient_norm: gradients are scaled down to this global norm.
-        dropout: probability in the backbone, attention included; None leaves what its config says.
-        precision: of the forward and backward computation; weights and optimizer state are float32.
-        export_steps: numbers of finished steps after which the weights are kept.
-    """
-
-    objective: Objective
-    batches: str
-    steps: int
-    learning_rate: float
-    warmup_share: float
-    schedule: Schedule
-    weight_decay: float
-    betas: tuple[float, float]
-    max_gradient_norm: float
-    dropout: float | None
-    precision: Precision
-    seed: int
-    export_steps: tuple[int, ...]
-
-    def digest(self) -> str:
-        """Of all values: a checkpoint is resumed only by the settings that made it."""
-        values = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(values.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class StageExecution:
-    """Where and with what a stage runs.
-
-    Attributes:
-        batches: folder that `plan_batches` wrote.
-        model: folder of the model that the stage starts from.
-        exports: folder that takes the kept weights, a model directory each (`step-000123`).
-        micro_batch_tokens: most tokens of a micro-batch, padding included.
-        checkpoint_every_s: seconds between two checkpoints, or more.
-        threads: torch threads of a worker.
-    """
-
-    batches: Folder
-    model: Folder
-    exports: Folder
-    history: Folder
-    """Takes what each step reported; a step that is repeated after a resume reports the same again."""
-    micro_batch_tokens: int
-    checkpoint_every_s: float
-    threads: int
-    device: str
+SaveCheckpoint = Callable[[int, Callable[[Path], Future[None]]], Future[None]]
+"""Called by all workers after the same step, with the number of finished steps and a function that begins to
+write this worker's part of the checkpoint into a directory. Hands on that function's Future: it is done when
+the checkpoint is complete, and training goes on meanwhile."""
 
 
 class DivergenceError(Exception):
-    """The loss or the gradient is no longer a number. `pair_ids` are those of the global batch."""
+    """The loss or the gradient is no longer a number. `pair_ids` are those of the step's global batches."""
 
     def __init__(self, step: int, what: str, pair_ids: list[str]) -> None:
         super().__init__(f"{what} at step {step} is not a finite number")
@@ -119,18 +53,16 @@ def run_steps(
     monitor: Monitor,
     group: dist.ProcessGroup,
     resume_from: Path | None,
-    save_checkpoint: Callable[[int, Callable[[Path], None]], None],
+    save_checkpoint: SaveCheckpoint,
 ) -> dict[str, float]:
     """Train to the last step. A collective: every worker of `group` calls it with the same settings.
 
     Args:
         resume_from: directory of a checkpoint, the same one on every worker; None starts at step 0.
-        save_checkpoint: called by all workers after the same step with the number of finished steps and a
-            function that fills a directory with this worker's part of the checkpoint.
 
     Returns:
         what the last step reported, on every worker; `data_wait_share` is the part of the step's time in
-        which this worker waited for its rows.
+        which this worker waited for its rows, `mfu` the model-FLOPs utilisation (`flops`).
 
     Raises:
         DivergenceError: on every worker alike.
@@ -143,112 +75,73 @@ def run_steps(
     rank, workers = dist.get_rank(group), dist.get_world_size(group)
     with execution.model.local() as directory:
         embedder = Embedder.load(directory, device=execution.device)
-    _prepare(embedder, settings.dropout, execution.device)
-    mesh = DeviceMesh.from_group(group, execution.device.split(":")[0])
-    shard_model(embedder, mesh, settings.precision)
-    optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay, settings.betas)
+    flops, device = count_flops(embedder.backbone), embedder.device
+    trainee = make_trainee(embedder, settings, execution, group)
+    possible_flops = matrix_product_rate(DTYPES[settings.precision], device, group)
+    # Checkpoints are agreed on in a thread of their own, which must not talk in between the training's words.
+    checkpoint_group = dist.new_group(dist.get_process_group_ranks(group), backend="gloo")
 
     start = 0
     if resume_from is not None:
-        start = _position(resume_from, settings)
-        load_state(embedder, optimizer, resume_from)
-
-    def save_part(directory: Path) -> None:
-        save_state(embedder, optimizer, directory)
-        if rank == 0:
-            position = {"step": done, "settings": settings.digest()}
-            (directory / POSITION).write_text(json.dumps(position))
+        start = saved_step(resume_from, settings.digest())
+        load_state(embedder, trainee.optimizer, resume_from)
 
     report: dict[str, float] = {}
+    saving: Future[None] | None = None
     last_checkpoint = time.monotonic()
-    batches = stream_batches(execution.batches, start, rank, workers)
+    stream = stream_batches(execution.batches, start * settings.accumulate_steps, rank, workers)
     for step in range(start, settings.steps):
-        began = time.monotonic()
-        batch = next(batches)
+        began, done = time.monotonic(), step + 1
+        batches = list(islice(stream, settings.accumulate_steps))
         waited = time.monotonic() - began
-        # The draw of dropout: another one for every step and worker, the same again after a resume.
-        torch.manual_seed(
-            int(np.random.SeedSequence([settings.seed, step, rank]).generate_state(1, np.uint64)[0])
-        )
-        statistics = accumulate_gradients(
-            embedder,
-            batch,
-            for_task(settings.objective, batch.task),
-            execution.micro_batch_tokens,
-            group,
-        )
-        norm = _clip(embedder, settings.max_gradient_norm)
-        done = step + 1
-        for what, value in (("the loss", statistics["loss"]), ("the gradient norm", norm)):
-            if not math.isfinite(value):
-                raise DivergenceError(done, what, pair_ids(execution.batches, step))
-        share = learning_rate_share(step, settings.steps, settings.warmup_share, settings.schedule)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = settings.learning_rate * share
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        statistics = compute_gradients(trainee, batches, step, settings, execution, group)
+        for what in ("loss", "gradient_norm"):
+            if not math.isfinite(statistics[what]):
+                first = step * settings.accumulate_steps
+                numbers = range(first, first + len(batches))
+                failed = [pair_id for number in numbers for pair_id in pair_ids(execution.batches, number)]
+                raise DivergenceError(done, f"the {what.replace('_', ' ')}", failed)
+        learning_rate = update_weights(trainee, step, settings)
+        needed_flops = _sum(sum(flops.of(batch.tokens.lengths) for batch in batches), device, group)
 
         seconds = time.monotonic() - began
         del statistics["rows"]  # the batch size, every time
         report = {
             **statistics,
-            "learning_rate": settings.learning_rate * share,
-            "gradient_norm": norm,
-            "tokens_per_second": batch.global_tokens / seconds,
+            "learning_rate": learning_rate,
+            "tokens_per_second": sum(batch.global_tokens for batch in batches) / seconds,
             "step_seconds": seconds,
             "data_wait_share": waited / seconds,
+            "mfu": needed_flops / seconds / possible_flops,
         }
+        if device.type == "cuda":
+            report["gpu_peak_memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
         if rank == 0:
-            monitor.metrics(report, step=done)
-            execution.history.write(
-                f"{export_name(done)}.json", json.dumps({"step": done, **report}).encode()
-            )
-            monitor.progress(
-                done,
-                settings.steps,
-                "step",
-                loss=report["loss"],
-                tokens_per_second=report["tokens_per_second"],
-            )
+            _tell(report, done, settings.steps, monitor, execution.history)
         if done in settings.export_steps:
             _export(embedder, execution.exports / export_name(done), rank)
         if done < settings.steps and _agreed(time.monotonic() - last_checkpoint, execution, group):
-            save_checkpoint(done, save_part)
+            if saving is not None:
+                saving.result()  # one at a time: each holds a copy of the state
+            save = partial(
+                save_state, embedder, trainee.optimizer, done, settings.digest(), group=checkpoint_group
+            )
+            saving = save_checkpoint(done, save)
             last_checkpoint = time.monotonic()
     return report
 
 
-def _prepare(embedder: Embedder, dropout: float | None, device: str) -> None:
-    embedder.train()
-    pooler = getattr(embedder.backbone, "pooler", None)
-    if pooler is not None:
-        # BERT's head, which no vector passes: it would have neither a gradient nor optimizer state to resume.
-        pooler.requires_grad_(False)
-    if device == "cpu":
-        # torch's fused attention on the CPU takes 1.6 times as long backward as plain matrix products
-        embedder.backbone.set_attn_implementation("eager")
-    if dropout is None:
-        return
-    for module in embedder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = dropout  # type: ignore[assignment]
+def _sum(value: float, device: torch.device, group: dist.ProcessGroup) -> float:
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=group)
+    return float(total)
 
 
-def _position(directory: Path, settings: StageSettings) -> int:
-    position = json.loads((directory / POSITION).read_text())
-    if position["settings"] != settings.digest():
-        raise ValueError(
-            f"the checkpoint {directory} was made by other settings of the stage; "
-            "resume it with those, or give the stage another state folder"
-        )
-    return position["step"]
-
-
-def _clip(embedder: Embedder, max_norm: float) -> float:
-    norm = nn.utils.clip_grad_norm_(embedder.parameters(), max_norm)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+def _tell(report: dict[str, float], done: int, steps: int, monitor: Monitor, history: Folder) -> None:
+    monitor.metrics(report, step=done)
+    history.write(f"{export_name(done)}.json", json.dumps({"step": done, **report}).encode())
+    shown = {name: report[name] for name in ("loss", "tokens_per_second")}
+    monitor.progress(done, steps, "step", **shown)
 
 
 def _agreed(elapsed: float, execution: StageExecution, group: dist.ProcessGroup) -> bool:

@@ -62,16 +62,18 @@ def index_pairs(
     numbers: dict[str, int] = {}
     task, tokens, negatives, digests = [], [], [], []
     rejected: Counter[str] = Counter()
+    files = [(folder, name) for folder in sources for name in _pair_files(folder)]
+    total = sum(_rows(folder, name) for folder, name in files)
     with ExitStack() as stack:
-        files = [stack.enter_context(f.open(name)) for f in sources for name in _pair_files(f)]
-        total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
         turned_away = _RejectedRows(output, stack)
 
         def tokenised() -> Iterator[pa.Table]:
             done = 0
             for piece in _pieces(files):
                 pairs = tokenizer(piece)
-                task.append([numbers.setdefault(name, len(numbers)) for name in pairs.tasks])
+                task.append(
+                    np.array([numbers.setdefault(name, len(numbers)) for name in pairs.tasks], dtype=np.int64)
+                )
                 tokens.append(pairs.tokens_R)
                 negatives.append(pairs.negatives_R)
                 digests.append(pairs.digests)
@@ -98,7 +100,7 @@ def index_pairs(
     positive_R, negative_M = np.split(document_N, [len(rows.positive_text_R)])
     return PairIndex(
         tasks=names,
-        task_R=rank[np.concatenate(task).astype(np.int64)],
+        task_R=rank[np.concatenate(task)],
         tokens_R=np.concatenate(tokens),
         negatives_R=np.concatenate(negatives),
         query_R=number_identities(rows.query_text_R, rows.query_id_R),
@@ -113,12 +115,18 @@ def _pair_files(folder: Folder) -> list[str]:
     return folder.names("pairs.parquet/*.parquet") or ["pairs.parquet"]
 
 
-def _pieces(files: Sequence) -> Iterator[pa.Table]:
-    for source in files:
-        file = pq.ParquetFile(source)
-        columns = [name for name in TRAINED_ON.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(READ_ROWS, columns=columns):
-            yield pa.Table.from_batches([batch])
+def _rows(folder: Folder, name: str) -> int:
+    with folder.open(name) as source:
+        return pq.ParquetFile(source).metadata.num_rows
+
+
+def _pieces(files: Sequence[tuple[Folder, str]]) -> Iterator[pa.Table]:
+    for folder, name in files:
+        with folder.open(name) as source:
+            file = pq.ParquetFile(source)
+            columns = [column for column in TRAINED_ON.names if column in file.schema_arrow.names]
+            for batch in file.iter_batches(READ_ROWS, columns=columns):
+                yield pa.Table.from_batches([batch])
 
 
 class _RejectedRows:

@@ -1,7 +1,10 @@
 """A training stage, the step that the workflow calls: Ray Train starts workers and keeps checkpoints."""
 
 import json
+import math
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -10,22 +13,31 @@ import pyarrow as pa
 import ray
 import ray.train
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.monitor import Monitor
 from components.objective.objective import objective_from
 from components.storage import Folder
+from components.training.gradient_cache import GradientSync
 from components.training.loop import (
     DivergenceError,
-    StageExecution,
-    StageSettings,
     export_name,
     run_steps,
 )
 from components.training.plan_folder import read_plan
+from components.training.prepare import Trainable
 from components.training.schedule import Schedule, export_steps
+from components.training.settings import StageExecution, StageSettings
 from components.training.sharding import Precision
+from components.training.step import MicroBatching
 from components.training.tokens import encoding_digest
 
 FINISHED = "finished.json"
@@ -47,6 +59,8 @@ def train_stage(
     betas: tuple[float, float] | list[float] = (0.9, 0.999),
     max_gradient_norm: float = 1.0,
     dropout: float | None = None,
+    trainable: Trainable = "all",
+    accumulate_steps: int = 1,
     precision: Precision = "bfloat16",
     seed: int = 0,
     checkpoints: int = 0,
@@ -55,6 +69,9 @@ def train_stage(
     cpus_per_worker: int = 1,
     use_gpu: bool = False,
     micro_batch_tokens: int = 2048,
+    graph_tokens: int = 16384,
+    gradient_sync: GradientSync = "micro_batch",
+    activation_checkpointing: bool = False,
     checkpoint_every_s: float = 60.0,
     max_failures: int = 3,
 ) -> dict[str, float]:
@@ -64,11 +81,13 @@ def train_stage(
     ends, on the same number of workers, in the same bits as if it had not died.
 
     Args:
-        batches: what `plan_batches` wrote; every batch of it is one step.
+        batches: what `plan_batches` wrote.
         model: the model directory to start from.
         objective: fields of `components.objective.contrastive.Objective`, and `preset`.
         learning_rate, warmup_share, schedule: peak, share of the steps that rise to it, and what follows.
         dropout: in the backbone; None leaves what the model's config says.
+        trainable: `all`, or `without_embeddings`: the embedding tables stay as they are.
+        accumulate_steps: batches whose mean gradient an optimizer step takes, each with its own negatives.
         precision: of the computation; weights, gradients' reduction and optimizer state are float32.
         checkpoints, checkpoints_from: how many sets of weights are kept for the merge, evenly spread over
             what follows the share `checkpoints_from` of the steps, the last one at the end.
@@ -77,6 +96,10 @@ def train_stage(
         state: what must outlive this call: checkpoints, kept weights.
         num_workers, cpus_per_worker, use_gpu: workers of the group; a GPU each with `use_gpu`.
         micro_batch_tokens: most tokens in one forward, padding included.
+        graph_tokens: most tokens, padding included, whose graph a worker keeps from encoding to backward; what
+            a global batch has above that is encoded twice (`gradient_cache`).
+        gradient_sync: `micro_batch` keeps weights and gradients sharded, `step` talks less between workers.
+        activation_checkpointing: keep blocks' inputs alone and compute the blocks again in backward.
         checkpoint_every_s: seconds between checkpoints, at least; 0 takes one after every step.
         max_failures: how often workers that died are started again from the last checkpoint.
 
@@ -90,24 +113,38 @@ def train_stage(
     """
     reading = objective_from(objective)
     plan = read_plan(batches)
-    _check(plan.smallest_batch, num_workers, cpus_per_worker, use_gpu, precision, schedule)
+    _check_workers(plan.smallest_batch, num_workers, cpus_per_worker, use_gpu)
+    for name, value, choice in (
+        ("precision", precision, Precision), ("schedule", schedule, Schedule),
+        ("trainable", trainable, Trainable), ("gradient_sync", gradient_sync, GradientSync),
+    ):  # fmt: skip
+        if value not in get_args(choice):
+            raise ValueError(f"{name} is {value!r}; it must be one of {get_args(choice)}")
+    for name, count, least in (
+        ("accumulate_steps", accumulate_steps, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
+        ("graph_tokens", graph_tokens, 0),
+    ):  # fmt: skip
+        if count < least:
+            raise ValueError(f"{name} is {count}; it must be at least {least}")
     with model.local() as directory:
         if encoding_digest(directory) != plan.encoding:
             raise ValueError(
                 "the batches were tokenised for a model with another tokenizer or other templates; plan them "
                 "with the model that is trained"
             )
-    steps = plan.steps
+    steps = math.ceil(plan.steps / accumulate_steps)
     kept = export_steps(steps, checkpoints, checkpoints_from)
     settings = StageSettings(
-        objective=reading, batches=plan.fingerprint, steps=steps, learning_rate=learning_rate,
-        warmup_share=warmup_share, schedule=schedule, weight_decay=weight_decay, betas=(betas[0], betas[1]),
-        max_gradient_norm=max_gradient_norm, dropout=dropout, precision=precision, seed=seed,
+        objective=reading, batches=plan.fingerprint, accumulate_steps=accumulate_steps, steps=steps,
+        learning_rate=learning_rate, warmup_share=warmup_share, schedule=schedule,
+        weight_decay=weight_decay, betas=(betas[0], betas[1]), max_gradient_norm=max_gradient_norm,
+        dropout=dropout, trainable=trainable, precision=precision, seed=seed,
         export_steps=tuple(sorted({*kept, steps})),
     )  # fmt: skip
     execution = StageExecution(
         batches=batches, model=model, exports=state / "exports", history=state / "history",
-        micro_batch_tokens=micro_batch_tokens,
+        micro_batching=MicroBatching(micro_batch_tokens, graph_tokens, gradient_sync),
+        activation_checkpointing=activation_checkpointing,
         checkpoint_every_s=checkpoint_every_s, threads=cpus_per_worker, device="cuda" if use_gpu else "cpu",
     )  # fmt: skip
     monitor.params({"rows": plan.rows, "steps": steps, "workers": num_workers})
@@ -128,22 +165,11 @@ def train_stage(
     }
 
 
-def _check(
-    smallest_batch: int,
-    num_workers: int,
-    cpus_per_worker: int,
-    use_gpu: bool,
-    precision: str,
-    schedule: str,
-) -> None:
+def _check_workers(smallest_batch: int, num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
     if smallest_batch < num_workers:
         raise ValueError(
             f"the smallest batch of the plan has {smallest_batch} rows; {num_workers} workers need one each"
         )
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision is {precision!r}; it must be one of {get_args(Precision)}")
-    if schedule not in get_args(Schedule):
-        raise ValueError(f"schedule is {schedule!r}; it must be one of {get_args(Schedule)}")
     if ray.is_initialized():
         have = ray.cluster_resources()
         wanted = {"CPU": num_workers * cpus_per_worker, "GPU": num_workers if use_gpu else 0}
@@ -211,14 +237,24 @@ def _worker(config: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _save_checkpoint(step: int, fill: Any) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        fill(Path(directory))
-        ray.train.report(
-            {"step": step},
-            checkpoint=Checkpoint.from_directory(directory),
-            checkpoint_dir_name=f"checkpoint-{step:06d}",
-        )
+def _save_checkpoint(step: int, save: Callable[[Path], Future[None]]) -> Future[None]:
+    """Report a checkpoint to Ray Train, where it counts once every worker has written and uploaded its part."""
+    directory = tempfile.mkdtemp()
+    written = save(Path(directory))
+
+    def upload(part: Checkpoint, name: str) -> Checkpoint:
+        written.result()
+        return ray.train.get_context().get_storage().persist_current_checkpoint(part, name)
+
+    ray.train.report(
+        {"step": step},
+        checkpoint=Checkpoint.from_directory(directory),
+        checkpoint_dir_name=f"checkpoint-{step:06d}",
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=upload,
+        delete_local_checkpoint_after_upload=True,
+    )
+    return written
 
 
 def _deliver(exports: Folder, kept: list[int], last: int, output: Folder) -> None:

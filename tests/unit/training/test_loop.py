@@ -1,24 +1,29 @@
 """The loop over two workers: a stage that was stopped ends in the same bits as one that was not."""
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from gloo import run_workers
+from safetensors.torch import load_file
 from training_rows import pair_table, write_plan
 
 from components.model.export import weights_digest
 from components.monitor import Silent
-from components.objective.contrastive import Objective
+from components.objective.objective import Objective
 from components.storage import Folder
-from components.training.loop import DivergenceError, StageExecution, StageSettings, run_steps
+from components.training.loop import DivergenceError, run_steps
+from components.training.settings import StageExecution, StageSettings
+from components.training.step import MicroBatching
 
 BATCH_SIZE = 6
 SETTINGS = StageSettings(
-    objective=Objective(temperature=0.05),
+    objective=Objective(temperature=0.05, learnable_temperature=True),
     batches="",
+    accumulate_steps=2,
     steps=7,
     learning_rate=1e-3,
     warmup_share=0.2,
@@ -27,6 +32,7 @@ SETTINGS = StageSettings(
     betas=(0.9, 0.98),
     max_gradient_norm=1.0,
     dropout=None,
+    trainable="without_embeddings",
     precision="bfloat16",
     seed=5,
     export_steps=(5, 7),
@@ -46,21 +52,24 @@ def stopped_and_undisturbed(
             model=Folder(str(model)),
             exports=Folder(str(directory / name)),
             history=Folder(str(directory / f"{name}-history")),
-            micro_batch_tokens=100,
+            micro_batching=MicroBatching(100, 150, "micro_batch"),
+            activation_checkpointing=False,
             checkpoint_every_s=0,
             threads=1,
             device="cpu",
         )
 
-    def keep(step: int, fill: Callable[[Path], None]) -> None:
+    def keep(step: int, save: Callable[[Path], Future[None]]) -> Future[None]:
+        if step == 5:  # what was saved after step 4 was written while step 5 was taken
+            raise StoppedError
         checkpoint = directory / f"checkpoint-{step}"
         checkpoint.mkdir(exist_ok=True)
-        fill(checkpoint)
-        dist.barrier(group)
-        if step == 4:
-            raise StoppedError
+        return save(checkpoint)
 
-    def forget(step: int, fill: Callable[[Path], None]) -> None: ...
+    def forget(step: int, save: Callable[[Path], Future[None]]) -> Future[None]:
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
     undisturbed = run_steps(SETTINGS, execution("undisturbed"), Silent(), group, None, forget)
     with pytest.raises(StoppedError):
@@ -79,7 +88,7 @@ def stopped_and_undisturbed(
 
 def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Path) -> None:
     batches = write_plan(
-        dropout_model, tmp_path / "data", pair_table(20), batch_size=BATCH_SIZE, steps=SETTINGS.steps
+        dropout_model, tmp_path / "data", pair_table(20), batch_size=BATCH_SIZE, steps=2 * SETTINGS.steps - 1
     )  # 3 batches an epoch: into the third
     results = run_workers(stopped_and_undisturbed, 2, tmp_path, dropout_model, batches, tmp_path)
     start = weights_digest(dropout_model)
@@ -87,8 +96,14 @@ def test_a_stopped_stage_ends_in_the_same_bits(tmp_path: Path, dropout_model: Pa
         undisturbed = weights_digest(tmp_path / "undisturbed" / name)
         assert weights_digest(tmp_path / "stopped" / name) == undisturbed != start
     for result in results:
-        for field in ("loss", "gradient_norm", "positive_cosine", "masked_share"):
+        for field in ("loss", "gradient_norm", "positive_cosine", "masked_share", "temperature"):
             assert result["undisturbed"][field] == result["stopped"][field]
-    # the batch that diverged is named, all of it, on every worker
-    assert len(results[0]["pair_ids"]) == BATCH_SIZE
+        assert 0 < result["undisturbed"]["mfu"] < 1
+        assert result["undisturbed"]["temperature"] != pytest.approx(SETTINGS.objective.temperature, rel=1e-4)
+    before = load_file(dropout_model / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "undisturbed" / "step-000007" / "model.safetensors").items():
+        frozen = "_embeddings." in name or name.startswith("pooler.")
+        assert tensor.equal(before[name]) == frozen, name
+    # what diverged is named, all of it, on every worker
+    assert len(results[0]["pair_ids"]) == BATCH_SIZE * SETTINGS.accumulate_steps
     assert results[0]["pair_ids"] == results[1]["pair_ids"]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_model import write_tiny_model
 from training_rows import pair_table, write_plan
 
@@ -110,6 +112,35 @@ def test_what_a_worker_reads_is_what_the_pairs_say(model: Path, tmp_path: Path) 
             ]
             assert share.global_tokens == batch.global_tokens
             assert share.task == batch.task
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data(), size=st.integers(2, 6), keep_last=st.booleans(), seed=st.integers(0, 99))
+def test_an_epoch_of_any_plan(
+    model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    size: int,
+    keep_last: bool,
+    seed: int,
+) -> None:
+    """One task a batch, no row twice, and left out only what fills no batch."""
+    counts = data.draw(st.lists(st.integers(4 * size, 40), min_size=1, max_size=3))
+    tasks = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    table = pair_table(len(tasks), seed)
+    table = table.set_column(table.schema.get_field_index("task"), "task", pa.array(map(str, tasks)))
+    folder = write_plan(
+        model, tmp_path_factory.mktemp("any"), table, batch_size=size, keep_last=keep_last, seed=seed
+    )
+    by_id = {row["pair_id"]: row for row in table.to_pylist()}
+    batches = [[by_id[name] for name in pair_ids(folder, step)] for step in range(read_plan(folder).steps)]
+    assert all(len({row["task"] for row in batch}) == 1 for batch in batches)
+    taken = [row["pair_id"] for batch in batches for row in batch]
+    assert len(set(taken)) == len(taken)
+    sizes = {task: [len(b) for b in batches if b[0]["task"] == str(task)] for task in range(len(counts))}
+    for task, count in enumerate(counts):
+        last = [count % size] if keep_last and count % size > 1 else []
+        assert sorted(sizes[task], reverse=True) == [size] * (count // size) + last
 
 
 @pytest.mark.usefixtures("many_files")
