@@ -24,6 +24,7 @@ from components.monitor import Monitor
 from components.storage import Folder
 from components.training.checkpoint import load_state, save_state, saved_step
 from components.training.flops import count_flops, matrix_product_rate
+from components.training.memory import keep_freed_memory
 from components.training.settings import StageExecution, StageSettings
 from components.training.sharding import full_weights
 from components.training.stream import pair_ids, stream_batches
@@ -69,6 +70,8 @@ def run_steps(
         ValueError: the checkpoint was made by other settings.
     """
     torch.set_num_threads(execution.threads)
+    if execution.device == "cpu":
+        keep_freed_memory()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A guard against reading such memory, paid for in time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -95,7 +95,8 @@ def uncached_gradients(
     group: dist.ProcessGroup, model: Path, batches: Folder, micro_batch_tokens: int
 ) -> tuple[Gradients, int]:
     """The same micro-batches and draws by one backward through all graphs, and this worker's micro-batches."""
-    embedder = Embedder.load(model).train()
+    embedder = Embedder.load(model)
+    prepare_model(embedder, "all", dropout=None, activation_checkpointing=False)
     batch = own_batch(group, batches)
     texts = [ids.tolist() for ids in batch.tokens]
     own = list(batches_by_length([len(ids) for ids in texts], micro_batch_tokens))
