@@ -23,14 +23,23 @@ class FastDropout(nn.Module):
 
 def drop(values: Tensor, p: float) -> Tensor:
     """`values` with each element set to zero with probability `p`, the others scaled up to keep the mean."""
-    return values if p == 0 else values * keep_mask(values.shape, p, values.dtype)
+    return values if p == 0 else values * keep_mask(draw(values.shape), p, values.dtype)
 
 
-def keep_mask(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-    """Zero with probability `p`, else 1 / (1 - p), from torch's own generator."""
-    dropped = round(p * _STEPS)
+def draw(shape: torch.Size) -> Tensor:
+    """Uniform integers, int16, from torch's own generator."""
     count = shape.numel()
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    mask = torch.empty(shape, dtype=dtype)
-    torch.ge(drawn.view(torch.int16)[:count].view(shape), dropped - _STEPS // 2, out=mask)
+    return (
+        torch.empty(-(-count // 4), dtype=torch.int64)
+        .random_(-(2**63), None)
+        .view(torch.int16)[:count]
+        .view(shape)
+    )
+
+
+def keep_mask(draws: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """Zero with probability `p`, else 1 / (1 - p), for what `draw` drew."""
+    dropped = round(p * _STEPS)
+    mask = torch.empty(draws.shape, dtype=dtype)
+    torch.ge(draws, dropped - _STEPS // 2, out=mask)
     return mask.mul_(_STEPS / (_STEPS - dropped))
