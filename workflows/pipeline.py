@@ -7,6 +7,7 @@
                                     |  weak-batches             |   supervised-batches
                                     |      |                    |    |          |
                        base --------+---- weak -------------- mined -+----- supervised - merged
+                                    |      |                                    +- evaluate-checkpoints, beside it
                                     |      |                                    |          |
                                     +- evaluate-bm25 -base -weak -supervised -merged - report, register
 
@@ -21,7 +22,7 @@ from typing import Any
 from components.corpus import readers
 from components.model import names
 from components.synthesis import prompts
-from workflows.engine.step import Budget, Step, Sub
+from workflows.engine.step import Budget, Following, Step, Sub
 from workflows.profile import Profile
 from workflows.recipe import Recipe, Stage
 
@@ -107,6 +108,13 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
     )
     supervised_batches = _plan_batches("supervised-batches", recipe.supervised, profile, mined, base)
     supervised = _train("supervised", recipe.supervised, profile, supervised_batches, weak / "model")
+    checkpoints = Step(
+        "evaluate-checkpoints",
+        "components.evaluation.checkpoints:evaluate_checkpoints",
+        inputs={"stage": Following(supervised), "split": split},
+        execution=encoder,
+        budget=encoder_budget,
+    )
     merged = Step(
         "merged",
         "components.merge.spherical:merge_checkpoints",
@@ -174,7 +182,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         confirm="components.serving.registration:is_registered",
         budget=encoder_budget,
     )
-    return [report, register]
+    return [report, register, checkpoints]
 
 
 def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> Step:

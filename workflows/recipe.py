@@ -187,6 +187,16 @@ class Contrastive(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters, trained in place of all weights and merged into what is kept."""
+
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    layers: list[str] = []
+    """Names of the linear layers that get one (`q_proj`, `v_proj`); none: all of them."""
+
+
 class Stage(Section):
     """One stage of contrastive training."""
 
@@ -202,6 +212,7 @@ class Stage(Section):
     """Global batches, each with its own negatives, whose mean gradient an optimizer step takes."""
     trainable: Literal["all", "without_embeddings"] = "all"
     """`without_embeddings`: the tables of tokens and positions stay as they are."""
+    lora: Lora | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     warmup_share: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -214,6 +225,12 @@ class Stage(Section):
     negatives_per_query: Annotated[int, Field(ge=0)] = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> "Stage":
+        if self.lora is not None and self.trainable != "all":
+            raise ValueError("with `lora` nothing but the adapters is trained; leave out `trainable`")
+        return self
 
 
 class WeakStage(Stage):

@@ -37,7 +37,7 @@ def evaluate_model(
     collection = read_collection(split)
     with model.local() as directory:
         embedder = Embedder.load(directory)
-    evaluation = _evaluate_embedder(collection, embedder, tokens_per_batch, monitor)
+    evaluation = evaluate_embedder(collection, embedder, tokens_per_batch, monitor)
     return _keep(evaluation, output, monitor)
 
 
@@ -70,7 +70,7 @@ def evaluate_beir(
         ValueError: the model cannot be found, or the folder is not in that layout or has no such split.
     """
     collection = read_beir(Folder(str(folder)), split)
-    return _evaluate_embedder(collection, _load(model), tokens_per_batch, monitor or Silent())
+    return evaluate_embedder(collection, _load(model), tokens_per_batch, monitor or Silent())
 
 
 def _load(model: str) -> Embedder:
@@ -83,9 +83,10 @@ def _load(model: str) -> Embedder:
         return Embedder.load(directory)
 
 
-def _evaluate_embedder(
+def evaluate_embedder(
     collection: Collection, embedder: Embedder, tokens_per_batch: int, monitor: Monitor
 ) -> Evaluation:
+    """Encode both sides, search exactly, judge."""
     started = time.perf_counter()
     query_ND = embedder.encode(collection.queries, "query", None, tokens_per_batch, monitor)
     document_MD = embedder.encode(collection.passages, "document", None, tokens_per_batch, monitor)

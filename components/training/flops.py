@@ -1,7 +1,8 @@
 """Model-FLOPs utilisation: the arithmetic that a step needs over what the devices could do in its time.
 
-Counted as in PaLM (arXiv 2204.02311, appendix B): 6 FLOPs a weight and token for forward and backward, plus
-the attention's two products. Padding, recomputation and embedding look-ups count for nothing.
+Counted as in PaLM (arXiv 2204.02311, appendix B): 6 FLOPs a weight and token for forward and backward, 4 if the
+weight is frozen, plus the attention's two products. Padding, recomputation and embedding look-ups count for
+nothing.
 """
 
 import time
@@ -29,16 +30,17 @@ class TrainingFlops:
 
 
 def count_flops(backbone: PreTrainedModel) -> TrainingFlops:
-    """What one text costs, by the backbone's matrices, before it is sharded.
+    """What one text costs, by the backbone's matrices, as it is prepared for training, before it is sharded.
 
     With causal attention half of the pairs count, those that are needed.
     """
     config, blocks = backbone.config, transformer_blocks(backbone)
-    weights = sum(parameter.numel() for parameter in blocks.parameters() if parameter.ndim == 2)
+    matrices = [parameter for parameter in blocks.parameters() if parameter.ndim == 2]
+    a_token = sum((6 if matrix.requires_grad else 4) * matrix.numel() for matrix in matrices)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     # Two products, queries by keys and weights by values, of 2 FLOPs forward and 4 backward.
     a_pair = 12 * len(blocks) * config.num_attention_heads * head_size
-    return TrainingFlops(a_token=6 * weights, a_pair=a_pair / 2 if is_causal(backbone) else a_pair)
+    return TrainingFlops(a_token=a_token, a_pair=a_pair / 2 if is_causal(backbone) else a_pair)
 
 
 def matrix_product_rate(dtype: torch.dtype, device: torch.device, group: dist.ProcessGroup) -> float:

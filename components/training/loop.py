@@ -18,12 +18,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from components.model.backbone import load_backbone
 from components.model.embedder import DTYPES, Embedder
 from components.model.export import save_model
 from components.monitor import Monitor
 from components.storage import Folder
 from components.training.checkpoint import load_state, save_state, saved_step
-from components.training.flops import count_flops, matrix_product_rate
+from components.training.flops import matrix_product_rate
+from components.training.lora import Lora, merged_weights
 from components.training.memory import keep_freed_memory
 from components.training.settings import StageExecution, StageSettings
 from components.training.sharding import full_weights
@@ -42,6 +44,10 @@ class DivergenceError(Exception):
     def __init__(self, step: int, what: str, pair_ids: list[str]) -> None:
         super().__init__(f"{what} at step {step} is not a finite number")
         self.step, self.pair_ids = step, pair_ids
+
+
+WHOLE = ".whole"
+"""Behind the name of an export: the file that is written once the export is."""
 
 
 def export_name(step: int) -> str:
@@ -78,7 +84,7 @@ def run_steps(
     rank, workers = dist.get_rank(group), dist.get_world_size(group)
     with execution.model.local() as directory:
         embedder = Embedder.load(directory, device=execution.device)
-    flops, device = count_flops(embedder.backbone), embedder.device
+    device = embedder.device
     trainee = make_trainee(embedder, settings, execution, group)
     possible_flops = matrix_product_rate(DTYPES[settings.precision], device, group)
     # Checkpoints are agreed on in a thread of their own, which must not talk in between the training's words.
@@ -105,7 +111,7 @@ def run_steps(
                 failed = [pair_id for number in numbers for pair_id in pair_ids(execution.batches, number)]
                 raise DivergenceError(done, f"the {what.replace('_', ' ')}", failed)
         learning_rate = update_weights(trainee, step, settings)
-        needed_flops = _sum(sum(flops.of(batch.tokens.lengths) for batch in batches), device, group)
+        needed_flops = _sum(sum(trainee.flops.of(batch.tokens.lengths) for batch in batches), device, group)
 
         seconds = time.monotonic() - began
         del statistics["rows"]  # the batch size, every time
@@ -122,7 +128,7 @@ def run_steps(
         if rank == 0:
             _tell(report, done, settings.steps, monitor, execution.history)
         if done in settings.export_steps:
-            _export(embedder, execution.exports / export_name(done), rank)
+            _export(embedder, settings.lora, execution, export_name(done), rank)
         if done < settings.steps and _agreed(time.monotonic() - last_checkpoint, execution, group):
             if saving is not None:
                 saving.result()  # one at a time: each holds a copy of the state
@@ -154,8 +160,8 @@ def _agreed(elapsed: float, execution: StageExecution, group: dist.ProcessGroup)
     return bool(due)
 
 
-def _export(embedder: Embedder, target: Folder, rank: int) -> None:
-    """Write the present weights as a model directory. A collective; rank 0 writes."""
+def _export(embedder: Embedder, lora: Lora | None, execution: StageExecution, name: str, rank: int) -> None:
+    """Write the present weights as a model directory, adapters merged. A collective; rank 0 writes."""
     weights = full_weights(embedder)
     if rank != 0:
         return
@@ -163,6 +169,11 @@ def _export(embedder: Embedder, target: Folder, rank: int) -> None:
     backbone = {
         name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
     }
+    if lora is not None:
+        with execution.model.local() as directory:
+            backbone = merged_weights(load_backbone(directory), lora, backbone)
+    target = execution.exports / name
     target.delete()
     with target.writable() as directory:
         save_model(directory, embedder.backbone.config, backbone, embedder.spec, embedder.tokenizer)
+    execution.exports.write(f"{name}{WHOLE}", b"")

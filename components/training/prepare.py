@@ -7,13 +7,18 @@ from torch import nn
 from components.model.embedder import Embedder
 from components.training.attention import CPU_ATTENTION, PLAIN_ATTENTION
 from components.training.dropout import FastDropout
+from components.training.lora import Lora, add_adapters
 
 Trainable = Literal["all", "without_embeddings"]
 """`without_embeddings` freezes the tables that are looked up: of tokens, and of positions where there are any."""
 
 
 def prepare_model(
-    embedder: Embedder, trainable: Trainable, dropout: float | None, activation_checkpointing: bool
+    embedder: Embedder,
+    trainable: Trainable,
+    dropout: float | None,
+    activation_checkpointing: bool,
+    lora: Lora | None = None,
 ) -> None:
     """Set an embedder up for training, in place, before it is sharded.
 
@@ -21,6 +26,7 @@ def prepare_model(
         dropout: probability, attention included; None leaves what the backbone's config says.
         activation_checkpointing: keep of every block's graph its input alone, and compute the block again when
             backward comes to it.
+        lora: adapters, which are then all that is trained; drawn from torch's generator.
     """
     embedder.train()
     backbone = embedder.backbone
@@ -39,6 +45,8 @@ def prepare_model(
                 module.p = dropout
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = dropout  # type: ignore[assignment]
+    if lora is not None:
+        add_adapters(backbone, lora)
     if embedder.device.type == "cpu":
         plain = backbone.config.model_type in PLAIN_ATTENTION
         backbone.set_attn_implementation(CPU_ATTENTION if plain else "eager")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.objective.objective import Objective
 from components.storage import Folder
+from components.training.lora import Lora
 from components.training.prepare import Trainable
 from components.training.schedule import Schedule
 from components.training.sharding import Precision
@@ -24,7 +25,7 @@ class StageSettings:
         steps: optimizer steps in all; the last one takes the batches that are left.
         learning_rate: the peak; `warmup_share` of the steps rise to it, `schedule` says what follows.
         max_gradient_norm: gradients are scaled down to this global norm.
-        dropout, trainable: as `prepare.prepare_model` takes them.
+        dropout, trainable, lora: as `prepare.prepare_model` takes them.
         precision: of the forward and backward computation; weights and optimizer state are float32.
         export_steps: numbers of finished steps after which the weights are kept.
     """
@@ -41,6 +42,7 @@ class StageSettings:
     max_gradient_norm: float
     dropout: float | None
     trainable: Trainable
+    lora: Lora | None
     precision: Precision
     seed: int
     export_steps: tuple[int, ...]

@@ -27,11 +27,8 @@ from components.monitor import Monitor
 from components.objective.objective import objective_from
 from components.storage import Folder
 from components.training.gradient_cache import GradientSync
-from components.training.loop import (
-    DivergenceError,
-    export_name,
-    run_steps,
-)
+from components.training.loop import DivergenceError, export_name, run_steps
+from components.training.lora import Lora
 from components.training.plan_folder import read_plan
 from components.training.prepare import Trainable
 from components.training.schedule import Schedule, export_steps
@@ -60,6 +57,7 @@ def train_stage(
     max_gradient_norm: float = 1.0,
     dropout: float | None = None,
     trainable: Trainable = "all",
+    lora: dict[str, Any] | None = None,
     accumulate_steps: int = 1,
     precision: Precision = "bfloat16",
     seed: int = 0,
@@ -87,6 +85,8 @@ def train_stage(
         learning_rate, warmup_share, schedule: peak, share of the steps that rise to it, and what follows.
         dropout: in the backbone; None leaves what the model's config says.
         trainable: `all`, or `without_embeddings`: the embedding tables stay as they are.
+        lora: fields of `components.training.lora.Lora`: adapters are trained and nothing else, and merged into
+            what is exported.
         accumulate_steps: batches whose mean gradient an optimizer step takes, each with its own negatives.
         precision: of the computation; weights, gradients' reduction and optimizer state are float32.
         checkpoints, checkpoints_from: how many sets of weights are kept for the merge, evenly spread over
@@ -112,6 +112,9 @@ def train_stage(
             batch are then in `failed_batch.json` of `state` and among the artifacts).
     """
     reading = objective_from(objective)
+    adapters = Lora(**{**lora, "layers": tuple(lora.get("layers", ()))}) if lora else None
+    if adapters and trainable != "all":
+        raise ValueError("with `lora` nothing but the adapters is trained; leave out `trainable`")
     plan = read_plan(batches)
     _check_workers(plan.smallest_batch, num_workers, cpus_per_worker, use_gpu)
     for name, value, choice in (
@@ -138,7 +141,7 @@ def train_stage(
         objective=reading, batches=plan.fingerprint, accumulate_steps=accumulate_steps, steps=steps,
         learning_rate=learning_rate, warmup_share=warmup_share, schedule=schedule,
         weight_decay=weight_decay, betas=(betas[0], betas[1]), max_gradient_norm=max_gradient_norm,
-        dropout=dropout, trainable=trainable, precision=precision, seed=seed,
+        dropout=dropout, trainable=trainable, lora=adapters, precision=precision, seed=seed,
         export_steps=tuple(sorted({*kept, steps})),
     )  # fmt: skip
     execution = StageExecution(

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from components.model.embedder import Embedder
 from components.training.batch import WorkerBatch
+from components.training.flops import TrainingFlops, count_flops
 from components.training.prepare import prepare_model
 from components.training.schedule import learning_rate_share
 from components.training.settings import StageExecution, StageSettings
@@ -27,25 +28,31 @@ class Trainee:
 
     Attributes:
         log_temperature: among the embedder's parameters where the objective's temperature is learnt.
+        flops: what forward and backward of a text cost.
     """
 
     embedder: Embedder
     optimizer: torch.optim.Optimizer
     log_temperature: nn.Parameter | None
+    flops: TrainingFlops
 
 
 def make_trainee(
     embedder: Embedder, settings: StageSettings, execution: StageExecution, group: dist.ProcessGroup
 ) -> Trainee:
     """Prepare an embedder for training and shard it over the workers, in place. A collective."""
-    prepare_model(embedder, settings.trainable, settings.dropout, execution.activation_checkpointing)
+    torch.manual_seed(settings.seed)  # every worker draws the same adapters
+    prepare_model(
+        embedder, settings.trainable, settings.dropout, execution.activation_checkpointing, settings.lora
+    )
+    flops = count_flops(embedder.backbone)
     log_temperature = None
     if settings.objective.learnable_temperature:
         log_temperature = add_log_temperature(embedder, settings.objective.temperature)
     mesh = DeviceMesh.from_group(group, embedder.device.type)
     shard_model(embedder, mesh, settings.precision, execution.micro_batching.gradient_sync)
     optimizer = make_optimizer(embedder, settings.learning_rate, settings.weight_decay, settings.betas)
-    return Trainee(embedder, optimizer, log_temperature)
+    return Trainee(embedder, optimizer, log_temperature, flops)
 
 
 def compute_gradients(

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.monitor import Monitor
 from components.storage import Folder
+from workflows.engine.store import Followed
 
 
 def _note(calls: str) -> int:
@@ -109,3 +110,34 @@ def register(*, output: Folder, monitor: Monitor, registry: str) -> dict[str, fl
 def name_changes(previous: Folder, text: str) -> str:
     """An `explain`."""
     return f"was {previous.read('part/text.txt').decode()!r}"
+
+
+def work_in_parts(
+    *, output: Folder, monitor: Monitor, state: Folder, calls: str, fails: bool = False
+) -> dict[str, float]:
+    """Leaves a part, and ends once somebody who follows has read it, or after some seconds."""
+    state.write("part.txt", b"part")
+    for _ in range(100):
+        if Path(calls, "read").exists():
+            break
+        time.sleep(0.1)
+    if fails:
+        raise ValueError("it could not go on")
+    output.write("part.txt", b"whole")
+    return {"was_read": float(Path(calls, "read").exists())}
+
+
+def follow(*, work: Followed, output: Folder, monitor: Monitor, calls: str) -> dict[str, float]:
+    """Reads what is there, and again at the end."""
+    found = []
+    if work.output() is None:
+        while not work.state.exists("part.txt"):
+            time.sleep(0.1)
+        found.append(work.state.read("part.txt"))
+        Path(calls).mkdir(parents=True, exist_ok=True)
+        Path(calls, "read").touch()
+    while (result := work.output()) is None:
+        time.sleep(0.1)
+    found.append(result.read("part.txt"))
+    output.write("text.txt", b"+".join(found))
+    return {}

@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from workflows.engine import outbox, runner, server
 from workflows.engine.runner import Result
-from workflows.engine.step import Budget, Step
+from workflows.engine.step import Budget, Following, Step
 from workflows.engine.store import Store
 from workflows.engine.tracking import open_tracking
 
@@ -186,7 +186,7 @@ def test_steps_run_side_by_side_within_the_resources(place: Place) -> None:
                 "write",
                 f"w{i}",
                 config={"text": f"{i} {cpus}"},
-                execution={"seconds": 1.5},
+                execution={"seconds": 4.0},
                 budget=Budget(cpus),
             )
             for i in range(2)
@@ -287,3 +287,30 @@ def test_losing_mlflow_loses_no_work(place: Place, tmp_path: Path, monkeypatch: 
         assert MlflowClient(place.uri).get_run(again.run_id).info.status == "FINISHED"
     finally:
         server.stop(directory)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "text", "was_read"),
+    [(1, b"part+whole", 1.0), (2, b"whole", 0.0)],  # of the two of the cluster: room beside it, or not
+)
+def test_a_step_that_follows_runs_beside_where_there_is_room(
+    place: Place, cpus: int, text: bytes, was_read: float
+) -> None:
+    work = place.step("work_in_parts", budget=Budget(cpus=cpus))
+    follow = place.step("follow", inputs={"work": Following(work)})
+    result = place.run(follow)
+    assert result.exit_code == 0
+    output, worked = result.outcomes["follow"].output, result.outcomes["work-in-parts"].manifest
+    assert output is not None
+    assert worked is not None
+    assert output.read("text.txt") == text
+    assert worked.numbers == {"was_read": was_read}
+    assert set(_states(place.run(follow)).values()) == {"reused"}
+
+
+def test_a_step_that_follows_a_failing_one_is_stopped(place: Place) -> None:
+    work = place.step("work_in_parts", config={"fails": True})
+    follow = place.step("follow", inputs={"work": Following(work)})
+    result = place.run(follow)
+    assert _states(result) == {"work-in-parts": "failed", "follow": "skipped"}
+    assert result.message == "step `work-in-parts`: it could not go on"

@@ -21,8 +21,8 @@ from workflows.engine.picture import Box, draw
 from workflows.engine.plan import Planned, confirmed, plan
 from workflows.engine.provenance import provenance
 from workflows.engine.signals import Signals
-from workflows.engine.step import Budget, Step, Sub, producer
-from workflows.engine.store import DamagedResultError, Manifest, Store
+from workflows.engine.step import Budget, Following, Step, Sub, producer
+from workflows.engine.store import DamagedResultError, Followed, Manifest, Store
 from workflows.engine.task import Call, Done, Failed, execute, failure
 from workflows.engine.tracking import Tracking
 
@@ -48,6 +48,10 @@ class Outcome:
     @property
     def is_done(self) -> bool:
         return self.state in ("computed", "reused")
+
+    @property
+    def is_lost(self) -> bool:
+        return self.state in ("failed", "skipped", "killed")
 
 
 @dataclass(frozen=True)
@@ -184,10 +188,10 @@ class _Run:
         in_work = {self.prints[step] for step in self.running}
         for step in self._waiting():
             inputs = [self.outcomes[producer(source)] for source in step.inputs.values()]
-            if any(each.state in ("failed", "skipped", "killed") for each in inputs):
+            if any(each.is_lost for each in inputs):
                 self.outcomes[step].state = "skipped"
                 self.terminal.ended(step.name, "skipped")
-            elif not all(each.is_done for each in inputs) or self.prints[step] in in_work:
+            elif not self._can_start(step) or self.prints[step] in in_work:
                 continue  # (two names for one piece of work: the second finds the result of the first)
             elif self.ledger.fits(step, self.running):
                 self._begin(step)
@@ -197,6 +201,13 @@ class _Run:
                 since = self.growing_since.setdefault(step, time.monotonic())
                 if step.deadline_s is not None and time.monotonic() - since > step.deadline_s:
                     self._fail(step, "failed", f"the cluster did not grow within {step.deadline_s:g} s")
+
+    def _can_start(self, step: Step) -> bool:
+        return all(
+            outcome.is_done or (isinstance(source, Following) and outcome.state == "running")
+            for source in step.inputs.values()
+            for outcome in [self.outcomes[producer(source)]]
+        )
 
     def _begin(self, step: Step) -> None:
         """Take the lease and start; or reuse what another submission has made since the plan."""
@@ -237,7 +248,10 @@ class _Run:
             self.tracking.tag(outcome.run_id, facts)
         call = Call(
             fn=step.fn,
-            inputs={key: place for key, (_, place) in inputs.items()},
+            inputs={
+                key: Followed(place) if isinstance(step.inputs[key], Following) else place
+                for key, (_, place) in inputs.items()
+            },
             arguments={**step.config, **step.execution},
             output=output,
             state=folder / "state",
@@ -292,8 +306,13 @@ class _Run:
         self.terminal.ended(step.name, f"done in {manifest.duration_s:.1f} s")
 
     def _enforce(self) -> None:
-        """Deadlines, and leases that others took over."""
+        """Deadlines, leases that others took over, and steps whose inputs will not come any more."""
         for step, running in list(self.running.items()):
+            if any(self.outcomes[producer(source)].is_lost for source in step.inputs.values()):
+                self._stop(step)
+                self._fail(step, "killed", "the step that it followed has failed")
+                self.outcomes[step].state = "skipped"
+                continue
             if running.lease.lost:
                 self._stop(step)
                 self._fail(step, "killed", "another submission took the step over")
@@ -331,7 +350,8 @@ class _Run:
         found = {}
         for key, source in step.inputs.items():
             made_by = self.outcomes[producer(source)]
-            place = made_by.output or self.store.folder(made_by.step, made_by.fingerprint)
+            folder = self.store.folder(made_by.step, made_by.fingerprint)
+            place = folder if isinstance(source, Following) else made_by.output or folder
             found[key] = (made_by.fingerprint, place / source.path if isinstance(source, Sub) else place)
         return found
 

@@ -43,7 +43,7 @@ class Step:
     """Raised when the function changes so that its output does."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """JSON values."""
-    inputs: Mapping[str, "Step | Sub"] = field(default_factory=dict)
+    inputs: Mapping[str, "Step | Sub | Following"] = field(default_factory=dict)
     """Keyword of `fn` -> the step whose output folder (or a part of it) is handed over."""
     external: Mapping[str, str] = field(default_factory=dict)
     """What comes from outside the workflow: name -> digest of its content."""
@@ -89,9 +89,19 @@ class Sub:
             raise ValueError(f"step `{self.step.name}`: {self.path!r} is no relative path in its output")
 
 
-def producer(source: Step | Sub) -> Step:
+@dataclass(frozen=True)
+class Following:
+    """A step that may still be at work: its reader runs beside it where there is room, after it otherwise.
+
+    The reader is handed a `store.Followed`, and ends when what it follows has ended.
+    """
+
+    step: Step
+
+
+def producer(source: Step | Sub | Following) -> Step:
     """The step that makes an input."""
-    return source.step if isinstance(source, Sub) else source
+    return source if isinstance(source, Step) else source.step
 
 
 def closure(steps: Iterable[Step]) -> list[Step]:

@@ -24,6 +24,7 @@ from workflows.engine import lease
 from workflows.engine.step import Step
 
 _MANIFEST = "manifest.json"
+_STATE = "state"
 _REMEMBERED = 8
 
 
@@ -58,6 +59,29 @@ class Manifest:
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A step as another sees it that follows its work.
+
+    Attributes:
+        folder: of the step in the store.
+    """
+
+    folder: Folder
+
+    @property
+    def state(self) -> Folder:
+        """What the step leaves while it works. Gone once it is done."""
+        return self.folder / _STATE
+
+    def output(self) -> Folder | None:
+        """Its result; None as long as it is not done."""
+        try:
+            return self.folder / json.loads(self.folder.read(_MANIFEST))["attempt"]
+        except FileNotFoundError:
+            return None
 
 
 class Store:
@@ -152,7 +176,7 @@ class Store:
         for name in folder.names("attempt-*"):
             if name != manifest.attempt:
                 folder.delete(name)
-        folder.delete("state")
+        folder.delete(_STATE)
         lease.clear(folder)
         here = f"{step.fn.rpartition(':')[2]}/{manifest.fingerprint[:16]}"
         entries = [entry for entry in self._remembered(step.name) if entry["folder"] != here]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from components.storage import Folder
 from workflows.engine.step import resolve
+from workflows.engine.store import Followed
 from workflows.engine.tracking import RunMonitor
 
 
@@ -22,7 +23,7 @@ class Call:
     """A step's function with everything it is called with."""
 
     fn: str
-    inputs: Mapping[str, Folder]
+    inputs: Mapping[str, Folder | Followed]
     arguments: Mapping[str, Any]
     """Configuration and execution."""
     output: Folder
