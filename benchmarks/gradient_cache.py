@@ -1,10 +1,11 @@
 """What the gradient cache costs: a training step of MiniLM by it against the same step without it.
 
 Run: python benchmarks/gradient_cache.py [--workers 2] [--precision bfloat16] [--gradient-sync step]
-Forward, loss and backward of one global batch of 64 rows, 128 tokens a text, in micro-batches of 2,048 tokens, on
-gloo workers of one thread each, sharded by FSDP2. The uncached step encodes every micro-batch with its graph and
-runs plain autograd backward through all of them at once. Gradients are reduced once a step, as it does. The bars: with every graph kept at most 1.05 times the
-uncached step, with none kept at most 1.4 times. Medians of steps in turn; the last line is JSON.
+Forward, loss and backward of one global batch of 64 rows, 128 tokens a text, in micro-batches of 2,048 tokens,
+on gloo workers of one thread each, sharded by FSDP2. The uncached step encodes every micro-batch with its graph
+and runs plain autograd backward through all of them at once. Gradients are reduced once a step, as it does. The
+bars: with every graph kept at most 1.05 times the uncached step, with none kept at most 1.4 times. Medians of
+steps in turn; the last line is JSON.
 """
 
 import argparse
