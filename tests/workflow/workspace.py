@@ -17,7 +17,7 @@ DOCUMENTS = 240
 STEPS = {
     "documents", "duplicates", "split", "base", "weak-pairs", "weak-batches", "weak", "supervised-pairs", "mined",
     "supervised-batches", "supervised", "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak",
-    "evaluate-supervised", "evaluate-merged", "report", "register",
+    "evaluate-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "register",
 }  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def write_workspace(folder: Path) -> Workspace:
         "documents": {"sources": ["corpus"]},
         "split": {"evaluation_split": "test"},
         "model": {"base": "model"},
-        "weak": stage,
+        "weak": stage | {"epochs": 3.0},  # long enough to be killed in
         "mine": {"negatives_per_query": 1},
         "supervised": {**stage, "negatives_per_query": 1, "checkpoints": 3},
     }
