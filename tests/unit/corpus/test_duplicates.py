@@ -3,7 +3,8 @@ import random
 import pytest
 from corpus_tables import write_corpus
 
-from components.corpus.duplicates import group_duplicates, normalise, shingles
+from components.corpus.duplicates import group_duplicates
+from components.corpus.words import normalise, shingles
 from components.monitor import Silent
 from components.storage import Folder
 
