@@ -146,7 +146,9 @@ def remove_duplicates(
             moved=moved,
         )
 
-    return rewrite_documents(documents, output, lambda: rewrite, num_workers, "remove duplicates", monitor)
+    numbers = rewrite_documents(documents, output, lambda: rewrite, num_workers, "remove duplicates", monitor)
+    monitor.metrics(numbers)
+    return numbers
 
 
 class _Columns:

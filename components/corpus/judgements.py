@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from components.corpus.digests import digests, find
-from components.corpus.schema import QRELS, QUERIES, conform
+from components.corpus.schema import QRELS, QUERIES, conform, rejected_schema
 from components.corpus.tables import TableWriter, has_table, read_batches
 from components.storage import Folder
 
-_REASON = pa.field("reason", pa.string(), nullable=False)
-_REJECTED_QRELS = pa.schema([*QRELS, _REASON])
-_REJECTED_QUERIES = pa.schema([*QUERIES, _REASON])
+_REJECTED_QRELS = rejected_schema(QRELS)
+_REJECTED_QUERIES = rejected_schema(QUERIES)
 
 
 def judged_documents(documents: Folder) -> np.ndarray:
@@ -28,16 +27,20 @@ def judged_documents(documents: Folder) -> np.ndarray:
 
 
 def carry_judgements(
-    documents: Folder, output: Folder, moved: Mapping[str, Sequence[str]]
+    documents: Folder,
+    output: Folder,
+    moved: Mapping[str, Sequence[str]],
+    refused: Mapping[str, tuple[str, str]],
 ) -> dict[str, float]:
     """Write queries.parquet and qrels.parquet of a folder as they are after some of its documents moved.
 
-    A judgement of a document that moved becomes one of each document that stands for it. One without a document is
-    rejected (`no_such_document`), so is one that stands there already (`repeated`), and then a query
-    without any judgement (`no_relevant_document`).
+    A judgement of a document that moved becomes one of each document that stands for it. Judgements without a document
+    (`no_such_document`) or without their query (`no_such_query`) are rejected, so are those that stand there already
+    (`repeated`), and queries that are left without any (`no_relevant_document`).
 
     Args:
         moved: for a document's id those that stand for it, as far as it is judged.
+        refused: for each id of a query that is to go, reason and detail.
 
     Returns:
         queries, qrels and rejected_<reason>; nothing if the folder has no such tables.
@@ -45,7 +48,7 @@ def carry_judgements(
     if not has_table(documents, "qrels.parquet") or not has_table(documents, "queries.parquet"):
         return {}
     keys, asked = [], []
-    for _, after in _moved_qrels(documents, moved):
+    for _, after in _moved_qrels(documents, moved, refused):
         keys.append(digests(["\x1f".join((r["query_id"], r["document_id"], r["split"])) for r in after]))
         asked.append(digests([row["query_id"] for row in after]))
     key_J = np.concatenate([np.empty(0, dtype=np.int64), *keys])
@@ -61,11 +64,10 @@ def carry_judgements(
     ):
         kept.write(QRELS.empty_table())
         done = 0
-        for gone, after in _moved_qrels(documents, moved):
+        for gone, after in _moved_qrels(documents, moved, refused):
             is_first = is_first_J[done : done + len(after)]
             done += len(after)
-            turned_away = [row | {"reason": "no_such_document"} for row in gone]
-            turned_away += [
+            turned_away = gone + [
                 row | {"reason": "repeated"} for row, new in zip(after, is_first, strict=True) if not new
             ]
             kept.write(
@@ -82,26 +84,31 @@ def carry_judgements(
             batch = conform(rows, QUERIES)
             _, judged = find(asked_Q, digests(batch["query_id"].to_pylist()))
             kept.write(batch.filter(pa.array(judged)))
-            without = batch.filter(pa.array(~judged)).to_pylist()
-            reason = {"reason": "no_relevant_document"}
-            _reject(rejected, [row | reason for row in without], _REJECTED_QUERIES, counts)
+            turned_away = []
+            for row in batch.filter(pa.array(~judged)).to_pylist():
+                reason, detail = refused.get(row["query_id"], ("no_relevant_document", None))
+                turned_away.append(row | {"reason": reason, "detail": detail})
+            _reject(rejected, turned_away, _REJECTED_QUERIES, counts)
         num_queries = kept.rows
     numbers = {"queries": float(num_queries), "qrels": float(num_qrels)}
     return numbers | {f"rejected_{reason}": float(count) for reason, count in sorted(counts.items())}
 
 
 def _moved_qrels(
-    documents: Folder, moved: Mapping[str, Sequence[str]]
+    documents: Folder, moved: Mapping[str, Sequence[str]], refused: Mapping[str, tuple[str, str]]
 ) -> Iterator[tuple[list[dict], list[dict]]]:
-    """Batch by batch the judgements that no document stands for any more, and the others with their documents."""
+    """Batch by batch the judgements that go, with a reason, and the others with the documents they are of now."""
     for batch in read_batches(documents, "qrels.parquet"):
         gone: list[dict] = []
         after: list[dict] = []
         for row in conform(batch, QRELS).to_pylist():
             standing = moved.get(row["document_id"], [row["document_id"]])
-            after += [row | {"document_id": document_id} for document_id in standing]
-            if not standing:
-                gone.append(row)
+            if row["query_id"] in refused:
+                gone.append(row | {"reason": "no_such_query"})
+            elif not standing:
+                gone.append(row | {"reason": "no_such_document"})
+            else:
+                after += [row | {"document_id": document_id} for document_id in standing]
         yield gone, after
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from components.corpus.digests import digests, find
 from components.corpus.judgements import carry_judgements, judged_documents
-from components.corpus.schema import DOCUMENTS, PAIRS, conform
+from components.corpus.schema import DOCUMENTS, PAIRS, conform, rejected_schema
 from components.corpus.tables import Piece, TableWriter, count_rows, pieces_of, read_batches, read_piece
 from components.corpus.workers import Columns, over_pieces
 from components.monitor import Monitor
@@ -45,14 +45,6 @@ class Rewritten:
 Rewrite = Callable[[pa.Table], Rewritten]
 
 
-def rejected_schema(schema: pa.Schema) -> pa.Schema:
-    """Of rows that are turned away: `reason` is one of few words, `detail` says more."""
-    fields = [each.with_nullable(True) for each in schema]
-    return pa.schema(
-        [*fields, pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string())]
-    )
-
-
 def rejected_rows(rows: pa.Table, reasons: Sequence[str], details: Sequence[str | None]) -> pa.Table:
     """Rows with the reason why each is turned away."""
     columns = [*rows.columns, pa.array(reasons, pa.string()), pa.array(details, pa.string())]
@@ -66,15 +58,18 @@ def rewrite_documents(
     num_workers: int,
     name: str,
     monitor: Monitor,
+    refused_queries: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, float]:
     """Write documents.parquet and rejected/documents.parquet, and with them queries and qrels if there are any.
 
     Args:
         prepare: makes the function of a batch, once a worker.
         name: of the work, in the Ray dashboard.
+        refused_queries: for each id of a query that is not to be kept, reason and detail.
 
     Returns:
-        rows_in, rows_out, rejected_<reason>, the function's own counts, and of `carry_judgements`.
+        rows_in, rows_out, rejected_<reason>, the function's own counts, rows_per_second, and queries and qrels as
+        `carry_judgements` counts them.
 
     Raises:
         ValueError: there is no document, none is kept, or two have one id.
@@ -84,9 +79,7 @@ def rewrite_documents(
         num_workers, name, monitor,
     )  # fmt: skip
     refuse_repeated_ids(documents, id_N)
-    numbers |= carry_judgements(documents, output, moved)
-    monitor.metrics(numbers)
-    return numbers
+    return numbers | carry_judgements(documents, output, moved, refused_queries or {})
 
 
 def rewrite_pairs(
@@ -102,7 +95,6 @@ def rewrite_pairs(
     numbers, _, _ = _rewrite(
         pairs, PAIRS_TABLE, PAIRS, "pair_id", nobody, output, prepare, num_workers, name, monitor
     )
-    monitor.metrics(numbers)
     return numbers
 
 

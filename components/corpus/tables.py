@@ -80,8 +80,11 @@ def pieces_of(folder: Folder, name: str) -> list[Piece]:
         groups: list[int] = []
         rows = 0
         for group in range(metadata.num_row_groups):
+            in_group = metadata.row_group(group).num_rows
+            if not in_group:
+                continue
             groups.append(group)
-            rows += metadata.row_group(group).num_rows
+            rows += in_group
             if rows >= wanted:
                 add(file, groups, rows)
                 groups, rows = [], 0
@@ -122,7 +125,8 @@ class TableWriter:
         if self._writer is None:
             sink = self._stack.enter_context(self._folder.open(self._name, "wb"))
             self._writer = self._stack.enter_context(pq.ParquetWriter(sink, self._schema))
-        self._waiting.append(rows)
+        if rows.num_rows:
+            self._waiting.append(rows)
         self.rows += rows.num_rows
         if (
             sum(table.num_rows for table in self._waiting) >= BATCH_ROWS

@@ -1,11 +1,15 @@
 """The pieces of a table, each through a function, by a pool of workers on Ray Data."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from components.corpus.tables import Piece
+
+FEW_ROWS = 1024
+"""Workers take some seconds to start, which so few rows are not worth."""
 
 Columns = dict[str, np.ndarray]
 Work = Callable[[Piece], Columns]
@@ -16,15 +20,15 @@ def over_pieces(
 ) -> Iterator[Columns]:
     """What the function makes of each piece, in the order in which they are done: columns of equal length.
 
-    Of a single piece it is made here, so that a small table starts no workers.
+    A small table is worked on here, without workers.
 
     Args:
         prepare: makes the function, once a worker: it may load what is large. Travels by cloudpickle.
         num_workers: at most so many at once, one CPU each.
         name: of the work, in the Ray dashboard.
     """
-    if len(pieces) == 1:
-        yield prepare()(pieces[0])
+    if sum(piece.rows for piece in pieces) <= FEW_ROWS:
+        yield from map(prepare(), pieces)
         return
     import ray  # `plan` looks at this package and loads nothing heavy
     from ray.data import ActorPoolStrategy, DataContext, from_items
@@ -54,6 +58,8 @@ class _Worker:
     def __init__(self, shared: Any, pieces: list[Piece]) -> None:
         import ray
 
+        # One CPU each; tokenizers and lingua start their threads at the first call.
+        os.environ["RAYON_NUM_THREADS"] = "1"
         self._work: Work = ray.get(shared)()
         self._pieces = {piece.number: piece for piece in pieces}
 
