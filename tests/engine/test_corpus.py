@@ -146,14 +146,19 @@ def test_what_a_worker_finds_wrong_is_said_in_its_own_words(ray_cluster, corpus,
         rows = corpus.read_table(f"documents.parquet/{shard:05d}.parquet")
         broken.write_table(f"documents.parquet/{shard:05d}.parquet", rows if shard else rows.drop(["source"]))
     _, settings = languages(tmp_path)
-    with pytest.raises(ray.exceptions.RayTaskError) as caught:
-        run(
-            identify_languages,
-            documents=broken,
-            output=Folder(str(tmp_path / "o")),
-            num_workers=2,
-            **settings,
-        )
-    found = failure(caught.value)
+
+    def task():
+        try:
+            identify_languages(
+                documents=broken,
+                output=Folder(str(tmp_path / "output")),
+                monitor=Silent(),
+                num_workers=2,
+                **settings,
+            )
+        except Exception as error:
+            return failure(error)
+
+    found = ray.get(ray.remote(num_cpus=0, max_retries=0)(task).remote())
     assert found.kind == "user"
     assert found.message.startswith("column `source` is missing")
