@@ -13,7 +13,7 @@ from components.monitor import Monitor
 from components.search.exact import QUERY_TILE, TILE, add_documents, check_finite
 from components.search.running import LARGEST_ROW, RunningTopK, best_keys, buffer_length
 from components.search.shards import Shards
-from components.search.tasks import spread
+from components.search.workers import spread
 
 Barred = tuple[np.ndarray, np.ndarray]
 """Query numbers within a block and document rows, int64 [B] each, sorted by row."""
