@@ -110,11 +110,13 @@ def mine_negatives(
         ValueError: a setting that cannot be used, no pairs, no documents, two documents of one id, or a model that
             gives vectors that are not finite.
     """
+    if len(window) != 2 or not 0 <= window[0] < window[1]:
+        raise ValueError(f"mine: window must be two ranks, the first below the second; it is {list(window)}")
     rules = _check_rules(
         Rules(
             negatives_per_query=negatives_per_query,
             first_rank=window[0],
-            end_rank=window[-1],
+            end_rank=window[1],
             relative_margin=relative_margin,
             absolute_margin=absolute_margin,
             exclude=tuple(exclude),
@@ -122,8 +124,7 @@ def mine_negatives(
             near_copy_cosine=near_copy_cosine,
             sampling=sampling,
             seed=seed,
-        ),
-        window,
+        )
     )
     if not 0 < veto_margin <= 1:
         raise ValueError(f"mine: veto_margin must be above 0 and at most 1; it is {veto_margin}")
@@ -194,12 +195,10 @@ def mine_negatives(
     return numbers
 
 
-def _check_rules(rules: Rules, window: list[int]) -> Rules:
+def _check_rules(rules: Rules) -> Rules:
     """Raises ValueError where a setting cannot be used."""
     if rules.negatives_per_query < 1:
         raise ValueError(f"mine: negatives_per_query must be at least 1; it is {rules.negatives_per_query}")
-    if not 0 <= rules.first_rank < rules.end_rank or len(window) != 2:
-        raise ValueError(f"mine: window must be two ranks, the first below the second; it is {list(window)}")
     for name in ("relative_margin", "near_copy_words", "near_copy_cosine"):
         value = getattr(rules, name)
         if value is not None and not 0 < value <= 1:

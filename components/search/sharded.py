@@ -65,15 +65,15 @@ def search_shards(
 def worker_bytes(dimensions: int, k: int, queries_per_shard: int, documents_per_shard: int) -> int:
     """Most memory that a task of `search_shards` takes beside Python and its libraries, in bytes.
 
-    The queries' vectors and their keys twice (the buffers, and what is sorted at the end), one file of
-    documents, one tile of scores with its comparisons, and what a tile's first stretch hands on: at most 2k
-    scores a query, as 64-bit numbers in six arrays.
+    The queries' vectors and their keys three times (the buffers, and what is cut and sorted at the end), one file
+    of documents, one tile of scores with its comparisons, and what passes the floors: in the worst order of
+    documents all of a tile, as 64-bit numbers in six arrays, and in three beside the buffers.
     """
     keys = 8 * queries_per_shard * (buffer_length(k) + 2 * k)
     vectors = 4 * dimensions * (queries_per_shard + documents_per_shard)
     tile = QUERY_TILE * TILE * (4 + 1 + 1)
-    candidates = 8 * QUERY_TILE * (6 * 2 * k + 2 * (buffer_length(k) + 2 * k))
-    return keys + vectors + tile + candidates
+    passing = 8 * QUERY_TILE * (6 * TILE + 3 * (buffer_length(k) + TILE))
+    return keys + vectors + tile + passing
 
 
 def _groups(num_documents_shards: int, num_blocks: int, workers: int) -> list[range]:
