@@ -17,9 +17,27 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
     Raises:
         ValueError: no such files, or tensors of the architecture are missing from them.
     """
+    backbone, missing = load_pretrained(AutoModel, directory, dtype)
+    if missing and all(name.startswith("pooler.") for name in missing):
+        # BERT's next-sentence head, which embeddings do not use: better none than a random one.
+        backbone.pooler = None  # type: ignore[assignment]
+    elif missing:
+        raise ValueError(f"the weights in {directory} lack {len(missing)} tensors, the first is {missing[0]}")
+    backbone.config.use_cache = False
+    return backbone.eval()
+
+
+def load_pretrained(
+    auto: type, directory: str | Path, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model by one of transformers' Auto classes, and the names of the tensors that the files lack.
+
+    Raises:
+        ValueError: the directory holds no such model.
+    """
     try:
         with quiet_loading():
-            backbone, report = AutoModel.from_pretrained(
+            model, report = auto.from_pretrained(  # type: ignore[attr-defined]
                 str(directory),
                 dtype=dtype,
                 attn_implementation="sdpa",
@@ -29,14 +47,7 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
             )
     except OSError as error:
         raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if missing and all(name.startswith("pooler.") for name in missing):
-        # BERT's next-sentence head, which embeddings do not use: better none than a random one.
-        backbone.pooler = None
-    elif missing:
-        raise ValueError(f"the weights in {directory} lack {len(missing)} tensors, the first is {missing[0]}")
-    backbone.config.use_cache = False
-    return backbone.eval()
+    return model, sorted(report["missing_keys"])
 
 
 @contextlib.contextmanager
