@@ -81,7 +81,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         synthetic = _synthesise(recipe, profile, split)
         filtered = Step(
             "filtered",
-            "components.pairs.filters:filter_pairs",
+            "components.pairs.filters.cosine:filter_by_cosine",
             config=recipe.filter.model_dump(),
             inputs={"pairs": synthetic, "model": base},
             execution=encoder,
