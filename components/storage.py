@@ -19,6 +19,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+ROW_GROUP_ROWS = 4096
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -112,9 +114,9 @@ class Folder:
         return pq.read_table(self.path(name), columns=columns, filesystem=self.filesystem)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write one Parquet file."""
+        """Write one Parquet file, in row groups that workers can share out."""
         with self.open(name, "wb") as sink:
-            pq.write_table(table, sink)
+            pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS)
 
     @contextlib.contextmanager
     def local(self) -> Iterator[Path]:

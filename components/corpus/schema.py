@@ -54,6 +54,14 @@ PAIRS = pa.schema(
 )
 
 
+def rejected_schema(schema: pa.Schema) -> pa.Schema:
+    """Of rows of a table that are turned away: `reason` is one of few words, `detail` says more."""
+    fields = [field.with_nullable(True) for field in schema]
+    return pa.schema(
+        [*fields, pa.field("reason", pa.string(), nullable=False), pa.field("detail", pa.string())]
+    )
+
+
 def content_id(*parts: str) -> str:
     """An id derived from content alone: the same on any machine."""
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]

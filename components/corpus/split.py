@@ -7,8 +7,9 @@ import networkx as nx
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.corpus.duplicates import GROUPS, normalise
+from components.corpus.duplicates import GROUPS
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, content_id
+from components.corpus.words import normalise
 from components.monitor import Monitor
 from components.storage import Folder
 

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from components.corpus.tables import TableWriter, count_rows, read_batches
 from components.monitor import Monitor
 from components.storage import Folder
 from components.training.identities import number_identities
@@ -18,7 +17,9 @@ from components.training.tokens import TOKENISED, TRAINED_ON, Digests, PairToken
 
 READ_ROWS = 4096
 """Rows that are read, tokenised and handed on at a time."""
+PAIRS = "pairs.parquet"
 REJECTED = "rejected/rejected.parquet"
+REJECTED_ROWS = pa.schema([*TRAINED_ON, pa.field("reason", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,12 @@ def index_pairs(
     numbers: dict[str, int] = {}
     task, tokens, negatives, digests = [], [], [], []
     rejected: Counter[str] = Counter()
-    files = [(folder, name) for folder in sources for name in _pair_files(folder)]
-    total = sum(_rows(folder, name) for folder, name in files)
-    with ExitStack() as stack:
-        turned_away = _RejectedRows(output, stack)
+    total = sum(count_rows(folder, PAIRS) for folder in sources)
+    with TableWriter(output, REJECTED, REJECTED_ROWS) as turned_away:
 
         def tokenised() -> Iterator[pa.Table]:
             done = 0
-            for piece in _pieces(files):
+            for piece in _pieces(sources):
                 pairs = tokenizer(piece)
                 task.append(
                     np.array([numbers.setdefault(name, len(numbers)) for name in pairs.tasks], dtype=np.int64)
@@ -77,7 +76,8 @@ def index_pairs(
                 tokens.append(pairs.tokens_R)
                 negatives.append(pairs.negatives_R)
                 digests.append(pairs.digests)
-                turned_away.write(pairs.rejected)
+                if pairs.rejected.num_rows:
+                    turned_away.write(pairs.rejected)
                 rejected.update(pairs.rejected.column("reason").to_pylist())
                 done += piece.num_rows
                 monitor.progress(done, total, "pairs")
@@ -110,36 +110,6 @@ def index_pairs(
     )
 
 
-def _pair_files(folder: Folder) -> list[str]:
-    """`pairs.parquet`, or the files in it where it is a folder."""
-    return folder.names("pairs.parquet/*.parquet") or ["pairs.parquet"]
-
-
-def _rows(folder: Folder, name: str) -> int:
-    with folder.open(name) as source:
-        return pq.ParquetFile(source).metadata.num_rows
-
-
-def _pieces(files: Sequence[tuple[Folder, str]]) -> Iterator[pa.Table]:
-    for folder, name in files:
-        with folder.open(name) as source:
-            file = pq.ParquetFile(source)
-            columns = [column for column in TRAINED_ON.names if column in file.schema_arrow.names]
-            for batch in file.iter_batches(READ_ROWS, columns=columns):
-                yield pa.Table.from_batches([batch])
-
-
-class _RejectedRows:
-    """A file that is there once a row is written to it."""
-
-    def __init__(self, output: Folder, stack: ExitStack) -> None:
-        self._output, self._stack = output, stack
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        if not rows.num_rows:
-            return
-        if self._writer is None:
-            sink = self._stack.enter_context(self._output.open(REJECTED, "wb"))
-            self._writer = self._stack.enter_context(pq.ParquetWriter(sink, rows.schema))
-        self._writer.write_table(rows)
+def _pieces(sources: Sequence[Folder]) -> Iterator[pa.Table]:
+    for folder in sources:
+        yield from read_batches(folder, PAIRS, TRAINED_ON.names, READ_ROWS)
