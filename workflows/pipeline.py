@@ -229,7 +229,7 @@ def _collect(
 ) -> Step:
     return Step(
         name,
-        "components.pairs.sources:collect_pairs",
+        "components.pairs.sources.collect:collect_pairs",
         config={
             "kinds": list(kinds),
             "instruction": None,

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from types import TracebackType
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.corpus.schema import PAIRS, conform
+from components.corpus.tables import BATCH_ROWS, TableWriter, count_rows, read_batches
 from components.storage import Folder
 
 PAIRS_FILE = "pairs.parquet"
@@ -17,36 +17,35 @@ REJECTED = pa.schema(
     [*(field.with_nullable(True) for field in PAIRS), pa.field("reason", pa.string(), nullable=False)]
 )
 """A row that was turned away may lack anything but the reason."""
+_PIECE_BYTES = 2**28
 
 
 def count_pairs(folder: Folder) -> int:
-    """Rows of a pair table, from the files' footers."""
-    return sum(_rows(folder, name) for name in _files(folder))
+    """Rows of a pair table, a file or a folder of files."""
+    return count_rows(folder, PAIRS_FILE)
 
 
 def read_pairs(folder: Folder, rows: int) -> Iterator[pa.Table]:
-    """A pair table, a file or a folder of files, in pieces of `rows` rows (the last may be shorter).
+    """A pair table in pieces of about `rows` rows, fewer where texts are long. They depend on the table alone.
 
     Raises:
-        ValueError: a file is no pair table.
+        ValueError: it is no pair table.
     """
     held: list[pa.Table] = []
-    count = 0
-    for name in _files(folder):
-        with folder.open(name) as source:
-            for batch in pq.ParquetFile(source).iter_batches(rows):
-                held.append(conform(pa.Table.from_batches([batch]), PAIRS))
-                count += batch.num_rows
-                if count >= rows:
-                    whole = pa.concat_tables(held)
-                    yield whole.slice(0, rows)
-                    held, count = [whole.slice(rows)], count - rows
-    if count:
+    for batch in read_batches(folder, PAIRS_FILE, rows=min(rows, BATCH_ROWS)):
+        held.append(conform(batch, PAIRS))
+        if (
+            sum(table.num_rows for table in held) >= rows
+            or sum(table.nbytes for table in held) >= _PIECE_BYTES
+        ):
+            yield pa.concat_tables(held)
+            held = []
+    if held:
         yield pa.concat_tables(held)
 
 
 class PairWriter:
-    """Writes `pairs.parquet`, and the rows that are turned away, with their reason, once there is one.
+    """Writes `pairs.parquet`, and the rows that are turned away, with their reason, if there are any.
 
     Attributes:
         kept: rows written.
@@ -54,14 +53,14 @@ class PairWriter:
     """
 
     def __init__(self, output: Folder, rejected_file: str = REJECTED_FILE) -> None:
-        self._output, self._rejected_file = output, rejected_file
         self._stack = ExitStack()
-        self._turned_away: pq.ParquetWriter | None = None
-        self.kept = 0
+        self._pairs = TableWriter(output, PAIRS_FILE, PAIRS)
+        self._turned_away = TableWriter(output, rejected_file, REJECTED)
         self.rejected: Counter[str] = Counter()
 
     def __enter__(self) -> "PairWriter":
-        self._pairs = self._open(PAIRS_FILE, PAIRS)
+        self._stack.enter_context(self._pairs)
+        self._stack.enter_context(self._turned_away)
         return self
 
     def __exit__(
@@ -69,38 +68,23 @@ class PairWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    @property
+    def kept(self) -> int:
+        return self._pairs.rows
+
     def keep(self, table: pa.Table) -> None:
         """Rows in the schema PAIRS."""
-        if table.num_rows:
-            self._pairs.write_table(table)
-            self.kept += table.num_rows
+        self._pairs.write(table)
 
     def reject(self, table: pa.Table, reasons: Sequence[str]) -> None:
         """Rows with columns of PAIRS, and why each is turned away."""
-        if not table.num_rows:
-            return
-        if self._turned_away is None:
-            self._turned_away = self._open(self._rejected_file, REJECTED)
-        with_reason = table.append_column("reason", pa.array(reasons, pa.string()))
-        self._turned_away.write_table(conform(with_reason, REJECTED))
-        self.rejected.update(reasons)
+        if table.num_rows:
+            with_reason = table.append_column("reason", pa.array(reasons, pa.string()))
+            self._turned_away.write(conform(with_reason, REJECTED))
+            self.rejected.update(reasons)
 
     def numbers(self) -> dict[str, float]:
         """rows_in, rows_out and rejected_<reason>."""
         numbers = {"rows_in": self.kept + self.rejected.total(), "rows_out": self.kept}
         numbers |= {f"rejected_{reason}": count for reason, count in sorted(self.rejected.items())}
         return {name: float(value) for name, value in numbers.items()}
-
-    def _open(self, name: str, schema: pa.Schema) -> pq.ParquetWriter:
-        sink = self._stack.enter_context(self._output.open(name, "wb"))
-        return self._stack.enter_context(pq.ParquetWriter(sink, schema))
-
-
-def _files(folder: Folder) -> list[str]:
-    """`pairs.parquet`, or the files in it where it is a folder."""
-    return folder.names(f"{PAIRS_FILE}/*.parquet") or [PAIRS_FILE]
-
-
-def _rows(folder: Folder, name: str) -> int:
-    with folder.open(name) as source:
-        return pq.ParquetFile(source).metadata.num_rows

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from components.corpus.duplicates import normalise
-from components.corpus.schema import content_id, passage
+from components.corpus.digests import digests, find
+from components.corpus.schema import passage
+from components.corpus.tables import read_batches
+from components.corpus.words import normalise
 from components.model.embedder import Embedder
 from components.monitor import Monitor, Silent
 from components.pairs.filters.scores import ROWS_AT_ONCE, recorded
@@ -31,7 +32,7 @@ class Links:
     """Places in the pool by key, of which one may have several.
 
     Attributes:
-        key_L: uint64, ascending.
+        key_L: int64, ascending.
         column_L: int64.
     """
 
@@ -40,7 +41,7 @@ class Links:
 
     @classmethod
     def join(cls, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Links":
-        key_L = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in parts)])
+        key_L = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in parts)])
         column_L = np.concatenate([np.empty(0, np.int64), *(columns for _, columns in parts)])
         order = np.argsort(key_L, kind="stable")
         return cls(key_L[order], column_L[order])
@@ -59,7 +60,7 @@ class Pool:
     """P passages.
 
     Attributes:
-        digest_P: uint64 of their texts, ascending.
+        digest_P: int64 of their texts, ascending.
         vector_PD: float32 unit vectors.
         answers: passages that are known to answer a query, by its id and by its text.
     """
@@ -101,7 +102,7 @@ def build_pool(
         file: takes the vectors.
         state: what survives an attempt; vectors that stand there are not computed again.
     """
-    digest_P = np.empty(0, np.uint64)
+    digest_P = np.empty(0, np.int64)
     for texts, _ in _passages(pairs, documents):
         digest_P = np.unique(np.concatenate([digest_P, _digests(texts, str(seed))]))[:size]
     shape = (len(digest_P), embedder.spec.dimensions)
@@ -151,11 +152,10 @@ def _passages(pairs: Folder, documents: Folder | None) -> Iterator[tuple[list[st
         yield _filled(piece["positive"].to_pylist(), piece["positive_id"].to_pylist())
     if documents is None:
         return
-    with documents.open(DOCUMENTS_FILE) as source:
-        columns = ["document_id", "title", "text"]
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE, columns=columns):
-            ids, titles, texts = (batch[name].to_pylist() for name in columns)
-            yield _filled([passage(title, text) for title, text in zip(titles, texts, strict=True)], ids)
+    columns = ("document_id", "title", "text")
+    for batch in read_batches(documents, DOCUMENTS_FILE, columns):
+        ids, titles, texts = (batch[name].to_pylist() for name in columns)
+        yield _filled([passage(title, text) for title, text in zip(titles, texts, strict=True)], ids)
 
 
 def _filled(texts: list[str], ids: list[str]) -> tuple[list[str], list[str]]:
@@ -169,13 +169,11 @@ def _query_keys(piece: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _digests(texts: Iterable[str], kind: str) -> np.ndarray:
-    """uint64 [N]; texts of different kinds have nothing to do with one another."""
-    return np.array([int(content_id(kind, text), 16) for text in texts], dtype=np.uint64)
+    """int64 [N]; texts of different kinds have nothing to do with one another."""
+    return digests([f"{kind}\x1f{text}" for text in texts])
 
 
 def _find(digest_P: np.ndarray, digest_N: np.ndarray) -> np.ndarray:
     """Where each digest stands in the ascending ones, int64; -1: nowhere."""
-    column_N = np.searchsorted(digest_P, digest_N)
-    there_N = column_N < len(digest_P)
-    there_N[there_N] = digest_P[column_N[there_N]] == digest_N[there_N]
+    column_N, there_N = find(digest_P, digest_N)
     return np.where(there_N, column_N, -1)

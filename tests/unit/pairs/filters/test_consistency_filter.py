@@ -8,8 +8,8 @@ import pytest
 from corpus_tables import write_corpus
 from filter_pairs import BAD, outcome, pair, write_pairs
 
-from components.corpus.duplicates import normalise
 from components.corpus.schema import passage
+from components.corpus.words import normalise
 from components.model.embedder import Embedder
 from components.model.source import import_model
 from components.monitor import Silent

@@ -118,9 +118,7 @@ def test_a_long_passage_loses_its_end_and_the_question_stays(tmp_path, judge_dir
 
 def test_models_of_another_kind_are_refused(pairs, model_directory, cross_encoder_directory, output, monitor):
     settings = {"pairs": pairs, "output": output, "monitor": monitor}
-    with pytest.raises(
-        ValueError, match="holds a BertModel; a reranker is a causal language model or a sequence"
-    ):
+    with pytest.raises(ValueError, match="a reranker is a causal language model or a sequence classifier"):
         filter_by_reranker(model=Folder(str(model_directory)), threshold=0.5, **settings)
     with pytest.raises(ValueError, match="no chat template; a judge must be an instruct model"):
         filter_by_judge(model=Folder(str(cross_encoder_directory)), **settings)
