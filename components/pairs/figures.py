@@ -30,3 +30,23 @@ def score_histogram(
     axes.set(title=title, xlabel=what, ylabel="count")
     axes.legend()
     return figure
+
+
+def counted_histogram(title: str, counts: Mapping[str, np.ndarray], edges: np.ndarray) -> Figure:
+    """Histograms of cosines that are counted already, on one axis.
+
+    Args:
+        counts: int64 [bins] by name.
+        edges: [bins + 1].
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, values), colour, hatch in zip(counts.items(), _COLOURS, _HATCHES, strict=False):
+        label = f"{name} ({int(values.sum()):,})"
+        axes.stairs(values, edges, fill=True, alpha=0.55, color=colour, hatch=hatch, label=label)
+    filled = np.flatnonzero(sum(counts.values()))
+    if len(filled):
+        axes.set_xlim(edges[filled[0]], edges[filled[-1] + 1])
+    axes.set(title=title, xlabel="cosine", ylabel="count")
+    axes.legend()
+    return figure

@@ -1,12 +1,85 @@
 """What must never be a negative of a query: its known positives, and every copy of one."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from dataclasses import dataclass
 
-import pyarrow as pa
+import numpy as np
 
-from components.corpus.duplicates import normalise
-from components.corpus.schema import passage
+from components.pairs.lookup import Lookup
+
+NO_TEXT = np.iinfo(np.int64).min
+"""In place of a reference where a judgement names a document and brings no text."""
+
+
+class Documents:
+    """A corpus by the hashes of its ids and texts, 80 bytes a document.
+
+    Args:
+        id_M, exact_M, passage_M, body_M: int64, columns of `profiles.PROFILE`.
+    """
+
+    def __init__(
+        self, id_M: np.ndarray, exact_M: np.ndarray, passage_M: np.ndarray, body_M: np.ndarray
+    ) -> None:
+        self.passage_M, self.body_M = passage_M, body_M
+        self._ids, self._texts = Lookup(id_M), Lookup(exact_M)
+        self._forms = Lookup(np.concatenate([passage_M, body_M]))
+
+    def __len__(self) -> int:
+        return len(self.passage_M)
+
+    def repeated_id(self) -> tuple[int, int] | None:
+        """Two rows of one id, if there are such."""
+        return self._ids.repeated()
+
+    def rows_of_ids(self, id_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the wanted that are there, and their rows."""
+        return self._ids.find(id_W)
+
+    def first_row_of_texts(self, exact_W: np.ndarray) -> np.ndarray:
+        """The first row whose passage is the wanted text, letter by letter; -1: there is none."""
+        which, rows = self._texts.find(exact_W)
+        first_W = np.full(len(exact_W), -1, dtype=np.int64)
+        first_W[which[::-1]] = rows[::-1]
+        return first_W
+
+    def rows_of_forms(self, form_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `rows_of_ids`, of normalised texts: rows whose text has that form with or without its title."""
+        which, places = self._forms.find(form_W)
+        return which, places % len(self)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """E statements that a document answers a query, from pairs and judgements; 32 bytes each.
+
+    A pair makes two: one by the id of its query and one by the query's text.
+    """
+
+    query_E: np.ndarray
+    """int64, hash of a query's id or text."""
+    id_E: np.ndarray
+    """int64, hash of the document's id."""
+    form_E: np.ndarray
+    """int64, hash of its normalised text; NO_TEXT: not given."""
+    reference_E: np.ndarray
+    """int64, where its text and vector are to be found: row of the corpus, or -1 - row of the texts outside of
+    it; NO_TEXT: not given."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of Q queries."""
+
+    query_B: np.ndarray
+    """int64, number of a query."""
+    row_B: np.ndarray
+    """int64, a document that must not be its negative."""
+    copy_B: np.ndarray
+    """bool: it is a copy of a positive, and not one itself."""
+    query_R: np.ndarray
+    """int64, number of a query."""
+    reference_R: np.ndarray
+    """int64, reference of one of its positives, each once."""
 
 
 class KnownPositives:
@@ -14,58 +87,53 @@ class KnownPositives:
 
     A query's positives are those of all pairs and judgements that carry its id, or its text under another id.
     A copy is a document whose text, with its title or without, equals that of a positive (case, white space
-    and Unicode forms aside: `normalise`).
-
-    Args:
-        documents: the corpus, schema DOCUMENTS; results are row numbers of it.
-        pairs: schema PAIRS, all that are known.
-        queries, qrels: labelled queries and their judgements, schemas QUERIES and QRELS.
+    and Unicode forms aside: `corpus.words.normalise`).
     """
 
-    def __init__(self, documents: pa.Table, pairs: pa.Table, queries: pa.Table, qrels: pa.Table) -> None:
-        self._row_of = {key: row for row, key in enumerate(documents["document_id"].to_pylist())}
-        self._texts_of_row: list[tuple[str, ...]] = []
-        self._rows_of_text: dict[str, set[int]] = defaultdict(set)
-        bodies = zip(documents["title"].to_pylist(), documents["text"].to_pylist(), strict=True)
-        for row, (title, text) in enumerate(bodies):
-            forms = tuple(dict.fromkeys((normalise(text), normalise(passage(title, text)))))
-            self._texts_of_row.append(forms)
-            for form in forms:
-                self._rows_of_text[form].add(row)
+    def __init__(self, documents: Documents, answers: Answers) -> None:
+        self._documents = documents
+        self._answers = answers
+        self._by_query = Lookup(answers.query_E)
 
-        self._ids: dict[str, set[str]] = defaultdict(set)  # query id or normalised query text -> document ids
-        self._texts: dict[str, set[str]] = defaultdict(set)  # the same -> normalised texts of positives
-        columns = ("query_id", "query", "positive_id", "positive")
-        for query_id, query, positive_id, positive in zip(
-            *(pairs[name].to_pylist() for name in columns), strict=True
-        ):
-            for key in _keys(query_id, query):
-                self._ids[key].add(positive_id)
-                self._texts[key].add(normalise(positive))
-        text_of = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-        judged = (qrels[name].to_pylist() for name in ("query_id", "document_id", "score"))
-        for query_id, document_id, score in zip(*judged, strict=True):
-            if score > 0:
-                for key in _keys(query_id, text_of.get(query_id)):
-                    self._ids[key].add(document_id)
+    def of(self, id_Q: np.ndarray, text_Q: np.ndarray) -> Known:
+        """What is known of queries by the hashes of their ids and texts, int64 [Q] each."""
+        which, answer = self._by_query.find(np.concatenate([id_Q, text_Q]))
+        query_A = which % max(len(id_Q), 1)
+        found, rows = self._documents.rows_of_ids(self._answers.id_E[answer])
+        query_P, row_P = _unique(query_A[found], rows)
 
-    def of(self, query_id: str, query: str) -> tuple[set[int], set[int]]:
-        """Rows of the corpus: the query's known positives, and the copies of them beside those."""
-        keys = _keys(query_id, query)
-        positives = {
-            self._row_of[document_id]
-            for key in keys
-            for document_id in self._ids.get(key, ())
-            if document_id in self._row_of
-        }
-        texts = {text for key in keys for text in self._texts.get(key, ())}
-        texts.update(form for row in positives for form in self._texts_of_row[row])
-        return positives, {row for text in texts for row in self._rows_of_text.get(text, ())} - positives
+        form_A = self._answers.form_E[answer]
+        given = form_A != NO_TEXT
+        forms = (form_A[given], self._documents.passage_M[row_P], self._documents.body_M[row_P])
+        query_F, form_F = _unique(np.concatenate([query_A[given], query_P, query_P]), np.concatenate(forms))
+        found, rows = self._documents.rows_of_forms(form_F)
+        query_C, row_C = _unique(query_F[found], rows)
+        is_positive = np.isin(_joined(query_C, row_C), _joined(query_P, row_P))
+        query_C, row_C = query_C[~is_positive], row_C[~is_positive]
 
-    def first_of_copies(self, rows: Iterable[int]) -> list[int]:
-        """The rows in their order, without those whose passage stood before."""
-        return list({self._texts_of_row[row][-1]: row for row in reversed(list(rows))}.values())[::-1]
+        reference_A = self._answers.reference_E[answer]
+        given = reference_A != NO_TEXT
+        query_R, reference_R = _unique(
+            np.concatenate([query_P, query_A[given]]), np.concatenate([row_P, reference_A[given]])
+        )
+        return Known(
+            query_B=np.concatenate([query_P, query_C]),
+            row_B=np.concatenate([row_P, row_C]),
+            copy_B=np.arange(len(row_P) + len(row_C)) >= len(row_P),
+            query_R=query_R,
+            reference_R=reference_R,
+        )
 
 
-def _keys(query_id: str, query: str | None) -> list[str]:
-    return [f"id:{query_id}"] + ([f"text:{normalise(query)}"] if query is not None else [])
+def _unique(left_J: np.ndarray, right_J: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct pairs of numbers, by the first and then by the second."""
+    order = np.lexsort([right_J, left_J])
+    left, right = left_J[order], right_J[order]
+    new = np.ones(len(left), dtype=bool)
+    new[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+    return left[new], right[new]
+
+
+def _joined(query_J: np.ndarray, row_J: np.ndarray) -> np.ndarray:
+    """One number for a query's number and a row of the corpus, both below 2**31."""
+    return (query_J << 32) | row_J

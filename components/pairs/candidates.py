@@ -1,0 +1,162 @@
+"""What a block of pairs may draw its negatives from: found documents, and how near they are to what is known."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from components.pairs.known import Known
+from components.pairs.profiles import WordSets
+from components.search.running import unpack
+from components.search.shards import Shards, TableShards
+
+_NUMBERS_AT_ONCE = 2**24  # of gathered vectors; 64 MiB
+
+
+@dataclass(frozen=True)
+class Store:
+    """The corpus and the texts outside of it; a reference (`pair_index.PairIndex`) is a row of one of them."""
+
+    corpus_texts: TableShards
+    corpus_profiles: TableShards
+    corpus_vectors: Shards
+    outside_profiles: TableShards
+    outside_vectors: Shards
+
+    def vectors(self, reference_J: np.ndarray) -> np.ndarray:
+        """float32 [J, D]."""
+        inside = reference_J >= 0
+        if inside.all():
+            return self.corpus_vectors.take(reference_J)
+        outside_XD = self.outside_vectors.take(-1 - reference_J[~inside])
+        vector_JD = np.empty((len(reference_J), outside_XD.shape[1]), dtype=np.float32)
+        vector_JD[~inside] = outside_XD
+        if inside.any():
+            vector_JD[inside] = self.corpus_vectors.take(reference_J[inside])
+        return vector_JD
+
+    def words(self, reference_J: np.ndarray) -> pa.ChunkedArray:
+        """Column `words` of the profiles."""
+        inside = reference_J >= 0
+        parts = [self.corpus_profiles.take(reference_J[inside], ["words"])]
+        if not inside.all():
+            parts.append(self.outside_profiles.take(-1 - reference_J[~inside], ["words"]))
+        order = np.argsort(np.concatenate([np.flatnonzero(inside), np.flatnonzero(~inside)]))
+        return pa.concat_tables(parts)["words"].take(pa.array(order))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The documents found for B pairs, K each, best first; a pair with fewer is padded with row -1."""
+
+    row_BK: np.ndarray
+    """int64, row of the corpus."""
+    score_BK: np.ndarray
+    """float32, cosine with the query; minus infinity where there is no document."""
+    words_BK: np.ndarray
+    """float32, Jaccard similarity of the word sets with the known positive that shares most."""
+    few_words_BK: np.ndarray
+    """int64, distinct words of the shorter of the two."""
+    cosine_BK: np.ndarray
+    """float32, cosine with the nearest known positive."""
+    known_BK: np.ndarray
+    """bool: a known positive or a copy of one."""
+    positive_score_B: np.ndarray
+    """float32, cosine of query and positive."""
+    passed_over_B: np.ndarray
+    """int64 [B, 2], known positives and copies that were kept from being found and stand above the last."""
+
+
+def gather(
+    keys_BK: np.ndarray,
+    query_BD: np.ndarray,
+    positive_B: np.ndarray,
+    query_B: np.ndarray,
+    known: Known,
+    store: Store,
+) -> Candidates:
+    """Candidates of B pairs.
+
+    Args:
+        keys_BK: what was found for each pair's query (`running.unpack`).
+        query_BD: the queries' vectors.
+        positive_B: references of the positives.
+        query_B: number of each pair's query in `known`.
+    """
+    score_BK, row_BK = unpack(keys_BK)
+    # What the queries' positives say of a document is the same for every pair of the query.
+    first_Q = np.unique(query_B, return_index=True)[1]
+    row_QK = row_BK[first_Q]
+    words_QK, few_words_QK, cosine_QK = _nearness(row_QK, known, store)
+    known_QK = _is_known(row_QK, known)
+    return Candidates(
+        row_BK=row_BK,
+        score_BK=score_BK,
+        words_BK=words_QK[query_B],
+        few_words_BK=few_words_QK[query_B],
+        cosine_BK=cosine_QK[query_B],
+        known_BK=known_QK[query_B],
+        positive_score_B=cosines(query_BD, store.vectors(positive_B)),
+        passed_over_B=_passed_over(row_QK, score_BK[first_Q], query_BD[first_Q], known, store)[query_B],
+    )
+
+
+def cosines(left_ND: np.ndarray, right_ND: np.ndarray) -> np.ndarray:
+    """Cosines of unit vectors, row by row, float32 [N]."""
+    return np.einsum("nd,nd->n", left_ND, right_ND)
+
+
+def _nearness(row_QK: np.ndarray, known: Known, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Words in common, the fewer words, and cosine of each document with its query's nearest known positive."""
+    width = row_QK.shape[1]
+    reference_U, number_R = np.unique(known.reference_R, return_inverse=True)
+    place_J = (known.query_R[:, None] * width + np.arange(width)).reshape(-1)
+    number_J = np.repeat(number_R, width)
+    row_J = row_QK.reshape(-1)[place_J]
+    there = row_J >= 0
+    place_J, number_J, row_J = place_J[there], number_J[there], row_J[there]
+
+    cosine_J = _cosines_with_rows(store.corpus_vectors, row_J, store.vectors(reference_U), number_J)
+    row_V, place_in_V = np.unique(row_J, return_inverse=True)
+    sets = WordSets(pa.chunked_array([*store.words(row_V).chunks, *store.words(reference_U).chunks]))
+    words_J = sets.jaccard(place_in_V, len(row_V) + number_J)
+    few_J = np.minimum(sets.size_T[place_in_V], sets.size_T[len(row_V) + number_J])
+
+    cosine = np.full(row_QK.size, -1, dtype=np.float32)
+    np.maximum.at(cosine, place_J, cosine_J)
+    words = np.zeros(row_QK.size, dtype=np.float32)
+    few = np.zeros(row_QK.size, dtype=np.int64)
+    by_words = np.argsort(words_J, kind="stable")  # of equal places the last one stays
+    words[place_J[by_words]], few[place_J[by_words]] = words_J[by_words], few_J[by_words]
+    shape = row_QK.shape
+    return words.reshape(shape), few.reshape(shape), cosine.reshape(shape)
+
+
+def _cosines_with_rows(
+    vectors: Shards, row_J: np.ndarray, left_XD: np.ndarray, left_J: np.ndarray
+) -> np.ndarray:
+    """Cosines of rows on disk with vectors in memory, float32 [J]; each file is read once."""
+    cosine_J = np.empty(len(row_J), dtype=np.float32)
+    order = np.argsort(row_J, kind="stable")
+    step = max(1, _NUMBERS_AT_ONCE // max(1, left_XD.shape[1]))
+    for start in range(0, len(order), step):
+        part = order[start : start + step]
+        cosine_J[part] = cosines(vectors.take(row_J[part]), left_XD[left_J[part]])
+    return cosine_J
+
+
+def _is_known(row_QK: np.ndarray, known: Known) -> np.ndarray:
+    query_QK = np.broadcast_to(np.arange(len(row_QK))[:, None], row_QK.shape)
+    return np.isin((query_QK << 32) | row_QK, (known.query_B << 32) | known.row_B) & (row_QK >= 0)
+
+
+def _passed_over(
+    row_QK: np.ndarray, score_QK: np.ndarray, query_QD: np.ndarray, known: Known, store: Store
+) -> np.ndarray:
+    """Known positives and copies above the last document found that are not among those found, [Q, 2]."""
+    found = np.isin((known.query_B << 32) | known.row_B, (np.arange(len(row_QK))[:, None] << 32) | row_QK)
+    query_B, row_B, copy_B = known.query_B[~found], known.row_B[~found], known.copy_B[~found]
+    above = _cosines_with_rows(store.corpus_vectors, row_B, query_QD, query_B) > score_QK[query_B, -1]
+    counts = np.zeros((len(row_QK), 2), dtype=np.int64)
+    np.add.at(counts, (query_B[above], copy_B[above].astype(np.int64)), 1)
+    return counts

@@ -1,0 +1,93 @@
+"""Vectors of texts that fit no memory: a file of texts in, a file of vectors out, by a pool of workers."""
+
+import numpy as np
+
+from components.model.embedder import DTYPES, Embedder, Precision
+from components.model.spec import Side
+from components.monitor import Monitor
+from components.search.shards import Shards, TableShards
+from components.search.workers import Workers, over_shards
+from components.storage import Folder
+
+
+def encode_shards(
+    texts: TableShards,
+    side: Side,
+    model: Folder,
+    output: Folder,
+    monitor: Monitor,
+    *,
+    precision: Precision = "float32",
+    tokens_per_batch: int = 8192,
+    workers: Workers | None = None,
+) -> Shards:
+    """Encode texts to unit vectors, file by file. Files that are there already are left as they are.
+
+    A crash costs the files that were being encoded, one a worker.
+
+    Args:
+        texts: column `text`, and for queries `instruction`; where that is null the model's own holds.
+        model: model directory.
+        output: takes float32 [rows, dimensions], in the order of the texts.
+        tokens_per_batch: padded tokens in one forward pass.
+
+    Raises:
+        ValueError: the model gives a text a vector that is not finite.
+    """
+    vectors = Shards(output, texts.rows, texts.rows_per_shard)
+    missing = vectors.missing()
+    if not missing:
+        return vectors
+    settings = {
+        "texts": texts,
+        "vectors": vectors,
+        "side": side,
+        "model": model,
+        "precision": precision,
+        "tokens_per_batch": tokens_per_batch,
+    }
+    done = texts.rows - sum(len(vectors.span(shard)) for shard in missing)
+    for shard in over_shards(_Encoder, settings, missing, workers or Workers()):
+        done += len(vectors.span(shard))
+        monitor.progress(done, texts.rows, "texts")
+    return vectors
+
+
+class _Encoder:
+    """One model in one process."""
+
+    def __init__(
+        self,
+        texts: TableShards,
+        vectors: Shards,
+        side: Side,
+        model: Folder,
+        precision: Precision,
+        tokens_per_batch: int,
+        device: str,
+    ) -> None:
+        self._texts, self._vectors, self._side = texts, vectors, side
+        self._tokens_per_batch = tokens_per_batch
+        with model.local() as directory:
+            self._embedder = Embedder.load(directory, DTYPES[precision], device)
+
+    def __call__(self, shard: int) -> None:
+        table = self._texts.read(shard)
+        texts = table["text"].to_pylist()
+        instructions = table["instruction"].to_pylist() if self._side == "query" else [None] * len(texts)
+        token_ids: list[list[int]] = [[]] * len(texts)
+        for instruction in dict.fromkeys(instructions):
+            mine = [row for row, own in enumerate(instructions) if own == instruction]
+            tokens = self._embedder.tokenize([texts[row] for row in mine], self._side, instruction)
+            for row, ids in zip(mine, tokens, strict=True):
+                token_ids[row] = ids
+        vector_ND = self._embedder.encode_tokens(token_ids, self._tokens_per_batch)
+        finite_N = np.isfinite(vector_ND).all(axis=1)
+        if not finite_N.all():
+            worst = texts[int(np.flatnonzero(~finite_N)[0])]
+            raise ValueError(
+                f"the model gives {int((~finite_N).sum())} of {len(texts)} texts a vector that is not finite, "
+                f"the first is {worst[:80]!r}; its weights are damaged or the precision is too low"
+            )
+        norm_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)  # not every model normalises
+        self._vectors.write(shard, vector_ND / np.maximum(norm_N1, 1e-12))
