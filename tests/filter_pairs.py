@@ -44,6 +44,14 @@ def write_pairs(folder: Folder, rows: list[dict]) -> Folder:
     return folder
 
 
+def write_parts(folder: Folder, rows: list[dict], size: int) -> Folder:
+    """The same as a folder of files."""
+    table = conform(pa.Table.from_pylist(rows), PAIRS)
+    for start in range(0, len(rows), size):
+        folder.write_table(f"pairs.parquet/{start:04d}.parquet", table.slice(start, size))
+    return folder
+
+
 def make_rows() -> list[dict]:
     """p0 to p19 are sound; b0 to b2 lack a text."""
     generator = np.random.default_rng(0)
@@ -55,6 +63,11 @@ def make_rows() -> list[dict]:
     blank = [("", words(12)), (words(4), " \n"), ("\t", "")]
     bad = [pair(row, *texts, pair_id=f"b{row}") for row, texts in enumerate(blank)]
     return [*bad[:1], *sound, *bad[1:]]
+
+
+def run(step, output, **settings):
+    """A filter, with a state of its own beside the output."""
+    return step(output=output, **{"state": Folder(f"{output.uri}-state"), **settings})
 
 
 def outcome(output: Folder) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:

@@ -1,7 +1,7 @@
 """Pair tables on disk, piece by piece: what sources and filters read and write, however long it is."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -17,7 +17,7 @@ REJECTED = pa.schema(
     [*(field.with_nullable(True) for field in PAIRS), pa.field("reason", pa.string(), nullable=False)]
 )
 """A row that was turned away may lack anything but the reason."""
-_PIECE_BYTES = 2**28
+_GATHERED_BYTES = 2**28
 
 
 def count_pairs(folder: Folder) -> int:
@@ -26,17 +26,22 @@ def count_pairs(folder: Folder) -> int:
 
 
 def read_pairs(folder: Folder, rows: int) -> Iterator[pa.Table]:
-    """A pair table in pieces of about `rows` rows, fewer where texts are long. They depend on the table alone.
+    """A pair table in tables of about `rows` rows, fewer where texts are long. They depend on the table alone.
 
     Raises:
         ValueError: it is no pair table.
     """
+    return gather_pairs(read_batches(folder, PAIRS_FILE, rows=min(rows, BATCH_ROWS)), rows)
+
+
+def gather_pairs(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Batches of a pair table as tables of about `rows` rows. Raises ValueError as `read_pairs`."""
     held: list[pa.Table] = []
-    for batch in read_batches(folder, PAIRS_FILE, rows=min(rows, BATCH_ROWS)):
+    for batch in batches:
         held.append(conform(batch, PAIRS))
         if (
             sum(table.num_rows for table in held) >= rows
-            or sum(table.nbytes for table in held) >= _PIECE_BYTES
+            or sum(table.nbytes for table in held) >= _GATHERED_BYTES
         ):
             yield pa.concat_tables(held)
             held = []

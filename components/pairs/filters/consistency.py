@@ -1,18 +1,24 @@
 """Turn away pairs whose positive a model does not find again among many passages."""
 
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from components.model.embedder import DTYPES, Embedder, Precision
-from components.monitor import Monitor, Silent
+from components.model.embedder import Precision
+from components.model.spec import Side
+from components.monitor import Monitor
 from components.pairs.filters.outcome import write_outcome
-from components.pairs.filters.pool import Pool, build_pool
-from components.pairs.filters.scores import score_pairs
-from components.pairs.vectors import cosines, encode_documents, encode_queries
-from components.search.exact import top_k
+from components.pairs.filters.pool import Pool, build_pool, query_keys
+from components.pairs.filters.scores import ROWS_AT_ONCE, empty_side
+from components.pairs.table import count_pairs, read_pairs
+from components.pairs.vectors import cosines
+from components.search.encoding import encode_shards
+from components.search.running import unpack
+from components.search.sharded import Barred, search_shards
+from components.search.shards import Shards, TableShards, write_tables
+from components.search.workers import Workers
 from components.storage import Folder
 
 NOT_IN_TOP_K = "not_in_top_k"
@@ -30,15 +36,21 @@ def filter_by_consistency(
     precision: Precision = "float32",
     output: Folder,
     monitor: Monitor,
-    state: Folder | None = None,
+    state: Folder,
     tokens_per_batch: int = 8192,
-    device: str = "cpu",
+    num_workers: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    rows_per_shard: int = 8192,
 ) -> dict[str, float]:
     """Keep the pairs whose positive ranks in the top k among a sampled pool (E5, arXiv 2212.03533, 3.1).
 
     The pool is a sample of distinct passages: the positives of all pairs and the documents, if they are given.
     The rank of a positive counts the passages of the pool that score above it, without those that are known
     to answer the query too: the positives, and copies of them, of all pairs with its query (by id or text).
+
+    Texts, vectors and what was found lie in files of `state`; in memory are some 60 bytes a pair and 30 a passage
+    of the pool.
 
     Args:
         pairs: `pairs.parquet` in the schema PAIRS, a file or a folder of files.
@@ -51,63 +63,133 @@ def filter_by_consistency(
         output: `pairs.parquet` with `score`, the cosine; `rejected/rejected.parquet` with score and reason.
         state: what survives an attempt: texts that are encoded there are not encoded again.
         tokens_per_batch: padded tokens in one forward pass.
-        device: where the model computes.
+        num_workers: processes that encode and search at once. num_cpus, num_gpus: of one that encodes; one that
+            searches has one CPU.
+        rows_per_shard: texts of a file; so many, for each worker, are encoded again after a crash.
 
-    Returns: rows_in, rows_out, rejected_<reason> (`not_in_top_k`, `empty_query`, `empty_positive`,
-        `score_is_nan`), kept_share, pool_passages, score_mean_kept and score_mean_rejected.
+    Returns: rows_in, rows_out, rejected_<reason> (`not_in_top_k`, `empty_query`, `empty_positive`), kept_share,
+        pool_passages, score_mean_kept and score_mean_rejected.
 
     Raises:
-        ValueError: k or pool_size is below 1, no pairs, or none is kept.
+        ValueError: k or pool_size is below 1, no pairs, a vector that is not finite, or none is kept.
     """
     for name, value in (("k", k), ("pool_size", pool_size)):
         if value < 1:
             raise ValueError(f"filter: {name} must be at least 1; it is {value}")
-    with model.local() as directory:
-        embedder = Embedder.load(directory, DTYPES[precision], device)
-    with tempfile.TemporaryDirectory(prefix="pool-") as scratch:
-        file = Path(scratch) / "vectors"
-        pool = build_pool(pairs, documents, pool_size, seed, embedder, tokens_per_batch, file, state, monitor)
+    if not count_pairs(pairs):
+        raise ValueError("filter: there are no pairs to filter")
+    pool = build_pool(pairs, documents, pool_size, seed, state / "pool-texts", rows_per_shard)
+    scored = _index(pairs, pool)
 
-        def score(piece: pa.Table) -> np.ndarray:
-            return _score_and_rank(piece, pool, embedder, k, tokens_per_batch)
+    def encode(name: str, side: Side, texts: TableShards) -> Shards:
+        return encode_shards(
+            texts, side, model, state / f"{name}-vectors", monitor,
+            precision=precision, tokens_per_batch=tokens_per_batch,
+            workers=Workers(num_workers, num_cpus, num_gpus),
+        )  # fmt: skip
 
-        score_N, rank_N = score_pairs(pairs, score, state, monitor, columns=2).T
-    kept_N = rank_N <= k  # false for NaN
+    queries = write_tables(_queries(pairs), state / "query-texts", rows_per_shard)
+    outside = write_tables(_outside(pairs, pool), state / "outside-texts", rows_per_shard)
+    passage_PD, query_ND = encode("pool", "document", pool.texts), encode("query", "query", queries)
+    outside_OD = encode("outside", "document", outside)
+    found = Shards(state / "found", queries.rows, rows_per_shard)
+
+    def known(shard: int) -> Barred:
+        return _known(scored, pool, queries.span(shard))
+
+    search_shards(query_ND, passage_PD, k, found, monitor, known, num_workers)
+    score_N = np.full(scored.rows, np.nan, dtype=np.float32)
+    kept_N = np.zeros(scored.rows, dtype=bool)
+    for shard in range(len(queries)):
+        span = slice(queries.span(shard).start, queries.span(shard).stop)
+        positive_BD = _positives(scored.positive_U[span], passage_PD, outside_OD)
+        score_B = cosines(query_ND.read(shard), positive_BD)
+        best_Bk, _ = unpack(found.read(shard))
+        score_N[scored.row_U[span]] = score_B
+        # In the top k unless k others stand above it.
+        kept_N[scored.row_U[span]] = ~(best_Bk[:, -1] > score_B + _ROUNDING)
     passages = len(pool.digest_P)
     if not kept_N.any():
         raise ValueError(
-            f"filter: no positive of {len(rank_N)} pairs ranks in the top {k} of {passages} passages"
+            f"filter: no positive of {scored.rows} pairs ranks in the top {k} of {passages} passages"
         )
     numbers = write_outcome(pairs, score_N, kept_N, NOT_IN_TOP_K, "cosine", output, monitor)
     monitor.metrics({"pool_passages": float(passages)})
     return numbers | {"pool_passages": float(passages)}
 
 
-def _score_and_rank(
-    piece: pa.Table, pool: Pool, embedder: Embedder, k: int, tokens_per_batch: int
-) -> np.ndarray:
-    """Cosine of query and positive, and the positive's rank up to k + 1, float32 [N, 2]."""
-    query_UD, query_row_N = encode_queries(
-        embedder, piece["query"].to_pylist(), piece["instruction"].to_pylist(), tokens_per_batch, Silent()
-    )
-    query_ND = query_UD[query_row_N]
-    positives = piece["positive"].to_pylist()
-    column_N = pool.find(positives)
-    outside = [row for row, column in enumerate(column_N) if column < 0]
-    positive_ND = np.empty_like(query_ND)
-    positive_ND[column_N >= 0] = pool.vector_PD[column_N[column_N >= 0]]
-    if outside:
-        texts = [positives[row] for row in outside]
-        vector_VD, row_of = encode_documents(embedder, texts, tokens_per_batch, Silent())
-        positive_ND[outside] = vector_VD[[row_of[text] for text in texts]]
-    score_N = cosines(query_ND, positive_ND)
+@dataclass(frozen=True)
+class _Scored:
+    """The U pairs of N that have a text on both sides.
 
-    known = pool.known_answers(piece)
-    # Deep enough for k passages in front of the positive when all known answers stand there too.
-    depth = k + max(map(len, known))
-    score_NK, column_NK = top_k(query_ND, pool.vector_PD, depth)
-    above_NK = score_NK > score_N[:, None] + _ROUNDING
-    for above_K, column_K, columns in zip(above_NK, column_NK, known, strict=True):
-        above_K &= ~np.isin(column_K, columns)
-    rank_N = np.where(np.isnan(score_N), np.nan, 1 + np.minimum(above_NK.sum(1), k))
-    return np.stack([score_N, rank_N], axis=1).astype(np.float32)
+    Attributes:
+        rows: N.
+        row_U: int64, place in the table.
+        id_U, text_U: int64, keys of the query.
+        positive_U: int64, row of the pool, or -1 - row of the positives outside of it.
+    """
+
+    rows: int
+    row_U: np.ndarray
+    id_U: np.ndarray
+    text_U: np.ndarray
+    positive_U: np.ndarray
+
+
+def _usable(pairs: Folder) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """The pairs that have a text on both sides, and their places in the table, some at a time."""
+    start = 0
+    for table in read_pairs(pairs, ROWS_AT_ONCE):
+        rows = np.flatnonzero([reason is None for reason in empty_side(table)])
+        yield start + rows, table.take(rows)
+        start += table.num_rows
+
+
+def _index(pairs: Folder, pool: Pool) -> _Scored:
+    rows, ids, texts, positives = [], [], [], []
+    outside = 0
+    for places, table in _usable(pairs):
+        rows.append(places)
+        id_B, text_B = query_keys(table)
+        ids.append(id_B)
+        texts.append(text_B)
+        positive_B = pool.rows(table["positive"].to_pylist())
+        elsewhere_B = positive_B < 0
+        positive_B[elsewhere_B] = -1 - outside - np.arange(elsewhere_B.sum())
+        outside += int(elsewhere_B.sum())
+        positives.append(positive_B)
+    row_U, id_U, text_U, positive_U = (np.concatenate(parts) for parts in (rows, ids, texts, positives))
+    if not len(row_U):
+        raise ValueError(f"filter: none of {count_pairs(pairs)} pairs has a query and a positive")
+    return _Scored(count_pairs(pairs), row_U, id_U, text_U, positive_U)
+
+
+def _queries(pairs: Folder) -> Iterator[pa.Table]:
+    for _, table in _usable(pairs):
+        yield pa.table({"text": table["query"], "instruction": table["instruction"]})
+
+
+def _outside(pairs: Folder, pool: Pool) -> Iterator[pa.Table]:
+    for _, table in _usable(pairs):
+        elsewhere_B = pool.rows(table["positive"].to_pylist()) < 0
+        yield pa.table({"text": table["positive"].filter(pa.array(elsewhere_B, pa.bool_()))})
+
+
+def _known(scored: _Scored, pool: Pool, span: range) -> Barred:
+    """The passages that are known to answer the queries of a file: by row."""
+    block = slice(span.start, span.stop)
+    found = [pool.answers.find(keys[block]) for keys in (scored.id_U, scored.text_U)]
+    query_B, row_B = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    both = np.unique(np.stack([row_B, query_B]), axis=1)
+    return both[1], both[0]
+
+
+def _positives(positive_B: np.ndarray, passage_PD: Shards, outside_OD: Shards) -> np.ndarray:
+    """Vectors of positives, float32 [B, D]."""
+    inside_B = positive_B >= 0
+    if inside_B.all():
+        return passage_PD.take(positive_B)
+    vector_BD = np.empty((len(positive_B), passage_PD.read(0).shape[1]), dtype=np.float32)
+    vector_BD[inside_B] = passage_PD.take(positive_B[inside_B])
+    vector_BD[~inside_B] = outside_OD.take(-1 - positive_B[~inside_B])
+    return vector_BD

@@ -1,5 +1,8 @@
 """Turn away pairs whose query and positive are far apart."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 
@@ -8,6 +11,7 @@ from components.monitor import Monitor, Silent
 from components.pairs.filters.outcome import write_cut
 from components.pairs.filters.scores import Cut, score_pairs
 from components.pairs.vectors import cosines, encode_documents, encode_queries
+from components.search.workers import Workers
 from components.storage import Folder
 
 
@@ -20,9 +24,11 @@ def filter_by_cosine(
     precision: Precision = "float32",
     output: Folder,
     monitor: Monitor,
-    state: Folder | None = None,
+    state: Folder,
     tokens_per_batch: int = 8192,
-    device: str = "cpu",
+    num_workers: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> dict[str, float]:
     """Keep the pairs whose cosine of query and positive under a model reaches a cut (Qwen3 Embedding, 3.2).
 
@@ -37,7 +43,7 @@ def filter_by_cosine(
         output: `pairs.parquet` with `score` filled, `rejected/rejected.parquet` with score and reason.
         state: what survives an attempt: pairs that are scored there are not encoded again.
         tokens_per_batch: padded tokens in one forward pass.
-        device: where the model computes.
+        num_workers: processes that score at once. num_cpus, num_gpus: of each.
 
     Returns: rows_in, rows_out, rejected_<reason> (`below_cut`, `empty_query`, `empty_positive`,
         `score_is_nan`), kept_share, cut, score_mean_kept and score_mean_rejected.
@@ -46,15 +52,22 @@ def filter_by_cosine(
         ValueError: not exactly one of threshold and quantile, no pairs, or none is kept.
     """
     cut = Cut(threshold, quantile)
+    load = partial(_load, model, precision, tokens_per_batch)
+    score_N = score_pairs(pairs, load, state, monitor, Workers(num_workers, num_cpus, num_gpus))
+    return write_cut(pairs, score_N, cut.of(score_N), "cosine", output, monitor)
+
+
+def _load(
+    model: Folder, precision: Precision, tokens_per_batch: int, device: str
+) -> Callable[[pa.Table], np.ndarray]:
     with model.local() as directory:
         embedder = Embedder.load(directory, DTYPES[precision], device)
 
-    def score(piece: pa.Table) -> np.ndarray:
-        queries, instructions = piece["query"].to_pylist(), piece["instruction"].to_pylist()
+    def score(pairs: pa.Table) -> np.ndarray:
+        queries, instructions = pairs["query"].to_pylist(), pairs["instruction"].to_pylist()
         query_UD, query_row_N = encode_queries(embedder, queries, instructions, tokens_per_batch, Silent())
-        positives = piece["positive"].to_pylist()
+        positives = pairs["positive"].to_pylist()
         positive_VD, row_of = encode_documents(embedder, positives, tokens_per_batch, Silent())
         return cosines(query_UD[query_row_N], positive_VD[[row_of[text] for text in positives]])
 
-    score_N = score_pairs(pairs, score, state, monitor)[:, 0]
-    return write_cut(pairs, score_N, cut.of(score_N), "cosine", output, monitor)
+    return score

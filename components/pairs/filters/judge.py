@@ -1,13 +1,21 @@
 """Turn away pairs of which an instruct model, asked in words, says that they do not belong together."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
 from components.model.embedder import DTYPES, Precision
-from components.model.prompt import chat_spec
+from components.model.prompt import RerankerSpec, chat_spec
 from components.model.reranker import load_reranker
 from components.model.tokens import load_tokenizer
 from components.monitor import Monitor
 from components.pairs.filters.outcome import write_cut
-from components.pairs.filters.reranker import score_with
-from components.pairs.filters.scores import Cut
+from components.pairs.filters.reranker import score_by
+from components.pairs.filters.scores import Cut, score_pairs
+from components.search.workers import Workers
 from components.storage import Folder
 
 INSTRUCTION = (
@@ -28,9 +36,11 @@ def filter_by_judge(
     precision: Precision = "bfloat16",
     output: Folder,
     monitor: Monitor,
-    state: Folder | None = None,
+    state: Folder,
     tokens_per_batch: int = 8192,
-    device: str = "cpu",
+    num_workers: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> dict[str, float]:
     """Keep the pairs to which an instruct model says yes.
 
@@ -48,7 +58,7 @@ def filter_by_judge(
         output: `pairs.parquet` with `score` filled, `rejected/rejected.parquet` with score and reason.
         state: what survives an attempt: pairs that are judged there are not judged again.
         tokens_per_batch: padded tokens in one forward pass.
-        device: where the model computes.
+        num_workers: processes that score at once. num_cpus, num_gpus: of each.
 
     Returns: as `filter_by_cosine`.
 
@@ -57,7 +67,19 @@ def filter_by_judge(
     """
     cut = Cut(threshold, quantile)
     with model.local() as directory:
-        spec = chat_spec(load_tokenizer(directory), instruction + _PAIR, _CLOSING, length)
-        judge = load_reranker(directory, DTYPES[precision], device, spec)
-    score_N = score_with(judge, pairs, tokens_per_batch, state, monitor)
+        _spec(directory, instruction, length)
+    load = partial(_load, model, precision, instruction, length, tokens_per_batch)
+    score_N = score_pairs(pairs, load, state, monitor, Workers(num_workers, num_cpus, num_gpus))
     return write_cut(pairs, score_N, cut.of(score_N), "probability of yes", output, monitor)
+
+
+def _spec(directory: Path, instruction: str, length: int) -> RerankerSpec:
+    return chat_spec(load_tokenizer(directory), instruction + _PAIR, _CLOSING, length)
+
+
+def _load(
+    model: Folder, precision: Precision, instruction: str, length: int, tokens_per_batch: int, device: str
+) -> Callable[[pa.Table], np.ndarray]:
+    with model.local() as directory:
+        spec = _spec(directory, instruction, length)
+        return score_by(load_reranker(directory, DTYPES[precision], device, spec), tokens_per_batch)

@@ -1,13 +1,10 @@
 """A sample of passages to search in, and which of them are known to answer which query.
 
-In memory stand numbers alone: a digest a passage, and a few for each pair whose positive is in the sample. The
-vectors lie in a file.
+In memory stand numbers alone: two a passage, and a few for each pair whose positive is in the sample.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,140 +13,119 @@ from components.corpus.digests import digests, find
 from components.corpus.schema import passage
 from components.corpus.tables import read_batches
 from components.corpus.words import normalise
-from components.model.embedder import Embedder
-from components.monitor import Monitor, Silent
-from components.pairs.filters.scores import ROWS_AT_ONCE, recorded
+from components.pairs.filters.scores import ROWS_AT_ONCE
+from components.pairs.lookup import Lookup
 from components.pairs.table import read_pairs
-from components.pairs.vectors import encode_documents
+from components.search.shards import TableShards, write_tables
 from components.storage import Folder
 
 DOCUMENTS_FILE = "documents.parquet"
-_TEXT, _ID, _QUERY, _QUERY_ID = "text", "id", "query", "query-id"
 
 
-@dataclass(frozen=True)
 class Links:
-    """Places in the pool by key, of which one may have several.
+    """Rows of the pool by key, of which one may have several.
 
-    Attributes:
-        key_L: int64, ascending.
-        column_L: int64.
+    Args:
+        parts: keys and rows, int64 of one length each.
     """
 
-    key_L: np.ndarray
-    column_L: np.ndarray
+    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        nothing = np.empty(0, dtype=np.int64)
+        self._keys = Lookup(np.concatenate([nothing, *(keys for keys, _ in parts)]))
+        self._row_L = np.concatenate([nothing, *(rows for _, rows in parts)])
 
-    @classmethod
-    def join(cls, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> "Links":
-        key_L = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in parts)])
-        column_L = np.concatenate([np.empty(0, np.int64), *(columns for _, columns in parts)])
-        order = np.argsort(key_L, kind="stable")
-        return cls(key_L[order], column_L[order])
-
-    def rows(self, key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Every link of every key: the key's number and the column, int64 [links]."""
-        first_N = np.searchsorted(self.key_L, key_N, "left")
-        count_N = np.searchsorted(self.key_L, key_N, "right") - first_N
-        row_M = np.repeat(np.arange(len(key_N)), count_N)
-        within_M = np.arange(len(row_M)) - np.repeat(np.cumsum(count_N) - count_N, count_N)
-        return row_M, self.column_L[first_N[row_M] + within_M]
+    def find(self, key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every link of every key: the key's number and the row, int64 [links] each."""
+        which, places = self._keys.find(key_N)
+        return which, self._row_L[places]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """P passages.
+    """P distinct passages, numbered by where they first stand.
 
     Attributes:
         digest_P: int64 of their texts, ascending.
-        vector_PD: float32 unit vectors.
-        answers: passages that are known to answer a query, by its id and by its text.
+        row_P: int64, the number of the passage of each digest.
+        texts: column `text`.
+        answers: passages that are known to answer a query, by the keys of `query_keys`.
     """
 
     seed: int
     digest_P: np.ndarray
-    vector_PD: np.ndarray
+    row_P: np.ndarray
+    texts: TableShards
     answers: Links
 
-    def find(self, texts: Sequence[str]) -> np.ndarray:
-        """The column of each text, int64 [N]; -1: not in the pool."""
-        return _find(self.digest_P, _digests(texts, str(self.seed)))
-
-    def known_answers(self, piece: pa.Table) -> list[np.ndarray]:
-        """For each pair the columns that are known to answer its query, int64."""
-        found = [self.answers.rows(keys) for keys in _query_keys(piece)]
-        row_M, column_M = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        order = np.argsort(row_M, kind="stable")
-        cuts = np.searchsorted(row_M[order], np.arange(1, piece.num_rows))
-        return np.split(column_M[order], cuts)
+    def rows(self, texts: Sequence[str]) -> np.ndarray:
+        """The number of each text, int64 [N]; -1: not in the pool."""
+        place_N, there_N = find(self.digest_P, _digests(texts, str(self.seed)))
+        return np.where(there_N, self.row_P[place_N], -1)
 
 
 def build_pool(
-    pairs: Folder,
-    documents: Folder | None,
-    size: int,
-    seed: int,
-    embedder: Embedder,
-    tokens_per_batch: int,
-    file: Path,
-    state: Folder | None,
-    monitor: Monitor,
+    pairs: Folder, documents: Folder | None, size: int, seed: int, folder: Folder, rows_per_shard: int
 ) -> Pool:
-    """Sample `size` distinct passages of the positives and the documents, and encode them.
+    """Sample `size` distinct passages of the positives of all pairs and of the documents.
 
     Which are taken depends on their text and the seed alone: those of the smallest digests.
 
     Args:
-        file: takes the vectors.
-        state: what survives an attempt; vectors that stand there are not computed again.
+        folder: takes the texts; what an earlier attempt wrote there is kept.
+
+    Raises:
+        ValueError: no pair has a positive.
     """
     digest_P = np.empty(0, np.int64)
     for texts, _ in _passages(pairs, documents):
         digest_P = np.unique(np.concatenate([digest_P, _digests(texts, str(seed))]))[:size]
-    shape = (len(digest_P), embedder.spec.dimensions)
-    vector_PD = (
-        np.memmap(file, np.float32, "w+", shape=shape) if len(digest_P) else np.empty(shape, np.float32)
-    )
-    missing_P = np.ones(len(digest_P), dtype=bool)
+    if not len(digest_P):
+        raise ValueError("filter: no pair has a positive")
+    row_P = np.full(len(digest_P), -1, dtype=np.int64)
     members = []
-    for number, (texts, ids) in enumerate(_passages(pairs, documents)):
-        column_N = _find(digest_P, _digests(texts, str(seed)))
-        hits = np.flatnonzero(column_N >= 0)
-        members += [
-            (_digests([normalise(texts[row]) for row in hits], _TEXT), column_N[hits]),
-            (_digests([ids[row] for row in hits], _ID), column_N[hits]),
-        ]
-        column_H, first_H = np.unique(column_N[hits], return_index=True)
-        new_H = missing_P[column_H]
-        column_H, rows = column_H[new_H], hits[first_H[new_H]]
-        if len(rows):
-            new = [texts[row] for row in rows]
-            vector_PD[column_H] = recorded(
-                state, f"pool/{number:08d}", partial(_encode, embedder, new, tokens_per_batch)
-            )
-            missing_P[column_H] = False
-            monitor.progress(len(digest_P) - int(missing_P.sum()), len(digest_P), "passages")
-    return Pool(seed, digest_P, vector_PD, _answers(pairs, Links.join(members)))
+
+    def new_texts() -> Iterator[pa.Table]:
+        numbered = 0
+        for texts, ids in _passages(pairs, documents):
+            place_N, there_N = find(digest_P, _digests(texts, str(seed)))
+            hits = np.flatnonzero(there_N)
+            place_H, first_H = np.unique(place_N[hits], return_index=True)
+            new = np.sort(first_H[row_P[place_H] < 0])
+            row_P[place_N[hits[new]]] = numbered + np.arange(len(new))
+            numbered += len(new)
+            row_H = row_P[place_N[hits]]
+            members.append((_digests([normalise(texts[hit]) for hit in hits], "text"), row_H))
+            members.append((_digests([ids[hit] for hit in hits], "id"), row_H))
+            yield pa.table({"text": pa.array([texts[hit] for hit in hits[new]], pa.string())})
+
+    pieces = new_texts()
+    written = write_tables(pieces, folder, rows_per_shard)
+    for _ in pieces:
+        pass  # an earlier attempt wrote the texts: what is known of them is gathered all the same
+    return Pool(seed, digest_P, row_P, written, Links(_answers(pairs, Links(members))))
 
 
-def _encode(embedder: Embedder, texts: list[str], tokens_per_batch: int) -> np.ndarray:
-    return encode_documents(embedder, texts, tokens_per_batch, Silent())[0]
+def query_keys(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """What a query is known by: its id and its text, int64 [N] each."""
+    texts = [normalise(query) for query in pairs["query"].to_pylist()]
+    return _digests(pairs["query_id"].to_pylist(), "query-id"), _digests(texts, "query")
 
 
-def _answers(pairs: Folder, members: Links) -> Links:
+def _answers(pairs: Folder, members: Links) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which passages answer which query: the positives of all pairs, found by id and by text."""
     links = []
-    for piece in read_pairs(pairs, ROWS_AT_ONCE):
-        texts = [normalise(text) for text in piece["positive"].to_pylist()]
-        for keys in (_digests(texts, _TEXT), _digests(piece["positive_id"].to_pylist(), _ID)):
-            row_M, column_M = members.rows(keys)
-            links += [(query_keys[row_M], column_M) for query_keys in _query_keys(piece)]
-    return Links.join(links)
+    for table in read_pairs(pairs, ROWS_AT_ONCE):
+        texts = [normalise(text) for text in table["positive"].to_pylist()]
+        for keys in (_digests(texts, "text"), _digests(table["positive_id"].to_pylist(), "id")):
+            which, rows = members.find(keys)
+            links += [(query_key_N[which], rows) for query_key_N in query_keys(table)]
+    return links
 
 
 def _passages(pairs: Folder, documents: Folder | None) -> Iterator[tuple[list[str], list[str]]]:
-    """Texts and ids, piece by piece, without those that are empty."""
-    for piece in read_pairs(pairs, ROWS_AT_ONCE):
-        yield _filled(piece["positive"].to_pylist(), piece["positive_id"].to_pylist())
+    """Texts and ids, some at a time, without those that are empty."""
+    for table in read_pairs(pairs, ROWS_AT_ONCE):
+        yield _filled(table["positive"].to_pylist(), table["positive_id"].to_pylist())
     if documents is None:
         return
     columns = ("document_id", "title", "text")
@@ -163,17 +139,6 @@ def _filled(texts: list[str], ids: list[str]) -> tuple[list[str], list[str]]:
     return [texts[row] for row in kept], [ids[row] for row in kept]
 
 
-def _query_keys(piece: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    texts = [normalise(query) for query in piece["query"].to_pylist()]
-    return _digests(piece["query_id"].to_pylist(), _QUERY_ID), _digests(texts, _QUERY)
-
-
 def _digests(texts: Iterable[str], kind: str) -> np.ndarray:
     """int64 [N]; texts of different kinds have nothing to do with one another."""
     return digests([f"{kind}\x1f{text}" for text in texts])
-
-
-def _find(digest_P: np.ndarray, digest_N: np.ndarray) -> np.ndarray:
-    """Where each digest stands in the ascending ones, int64; -1: nowhere."""
-    column_N, there_N = find(digest_P, digest_N)
-    return np.where(there_N, column_N, -1)

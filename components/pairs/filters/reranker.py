@@ -1,5 +1,8 @@
 """Turn away pairs that a reranker does not believe in."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 
@@ -8,6 +11,7 @@ from components.model.reranker import Reranker, load_reranker
 from components.monitor import Monitor
 from components.pairs.filters.outcome import write_cut
 from components.pairs.filters.scores import Cut, score_pairs
+from components.search.workers import Workers
 from components.storage import Folder
 
 
@@ -21,9 +25,11 @@ def filter_by_reranker(
     precision: Precision = "float32",
     output: Folder,
     monitor: Monitor,
-    state: Folder | None = None,
+    state: Folder,
     tokens_per_batch: int = 8192,
-    device: str = "cpu",
+    num_workers: int = 1,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
 ) -> dict[str, float]:
     """Keep the pairs whose score by a reranker reaches a cut.
 
@@ -40,7 +46,7 @@ def filter_by_reranker(
         output: `pairs.parquet` with `score` filled, `rejected/rejected.parquet` with score and reason.
         state: what survives an attempt: pairs that are scored there are not scored again.
         tokens_per_batch: padded tokens in one forward pass.
-        device: where the model computes.
+        num_workers: processes that score at once. num_cpus, num_gpus: of each.
 
     Returns: as `filter_by_cosine`.
 
@@ -49,21 +55,25 @@ def filter_by_reranker(
             is kept.
     """
     cut = Cut(threshold, quantile)
-    with model.local() as directory:
-        reranker = load_reranker(directory, DTYPES[precision], device, length=length)
-    score_N = score_with(reranker, pairs, tokens_per_batch, state, monitor)
+    load = partial(_load, model, precision, length, tokens_per_batch)
+    score_N = score_pairs(pairs, load, state, monitor, Workers(num_workers, num_cpus, num_gpus))
     return write_cut(pairs, score_N, cut.of(score_N), "reranker score", output, monitor)
 
 
-def score_with(
-    reranker: Reranker, pairs: Folder, tokens_per_batch: int, state: Folder | None, monitor: Monitor
-) -> np.ndarray:
-    """A reranker's scores of all pairs, float32 [N]; NaN as `score_pairs` says."""
+def _load(
+    model: Folder, precision: Precision, length: int | None, tokens_per_batch: int, device: str
+) -> Callable[[pa.Table], np.ndarray]:
+    with model.local() as directory:
+        return score_by(load_reranker(directory, DTYPES[precision], device, length=length), tokens_per_batch)
 
-    def score(piece: pa.Table) -> np.ndarray:
+
+def score_by(reranker: Reranker, tokens_per_batch: int) -> Callable[[pa.Table], np.ndarray]:
+    """A reranker's score of each pair, float32 [N]."""
+
+    def score(pairs: pa.Table) -> np.ndarray:
         queries, positives, instructions = (
-            piece[name].to_pylist() for name in ("query", "positive", "instruction")
+            pairs[name].to_pylist() for name in ("query", "positive", "instruction")
         )
         return reranker.score(queries, positives, instructions, tokens_per_batch)
 
-    return score_pairs(pairs, score, state, monitor)[:, 0]
+    return score

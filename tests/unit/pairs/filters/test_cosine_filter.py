@@ -3,11 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from filter_pairs import BAD, outcome, write_pairs
+from filter_pairs import BAD, outcome, run, write_pairs, write_parts
 
 from components.corpus.schema import PAIRS
 from components.model.embedder import Embedder
-from components.pairs.filters import scores
 from components.pairs.filters.cosine import filter_by_cosine
 from components.storage import Folder
 
@@ -25,8 +24,13 @@ def expected(rows, model_directory) -> dict[str, float]:
 
 def test_threshold_keeps_what_reaches_it(pairs, expected, model_directory, output, monitor):
     threshold = sorted(expected.values())[7] - 1e-6
-    numbers = filter_by_cosine(
-        pairs=pairs, model=Folder(str(model_directory)), threshold=threshold, output=output, monitor=monitor
+    numbers = run(
+        filter_by_cosine,
+        pairs=pairs,
+        model=Folder(str(model_directory)),
+        threshold=threshold,
+        output=output,
+        monitor=monitor,
     )
     kept, rejected, reasons = outcome(output)
     assert kept.keys() == {key for key, score in expected.items() if score >= threshold}
@@ -47,8 +51,13 @@ def test_threshold_keeps_what_reaches_it(pairs, expected, model_directory, outpu
 def test_quantile_drops_that_share_of_what_could_be_scored(
     pairs, model_directory, output, monitor, quantile, kept
 ):
-    filter_by_cosine(
-        pairs=pairs, model=Folder(str(model_directory)), quantile=quantile, output=output, monitor=monitor
+    run(
+        filter_by_cosine,
+        pairs=pairs,
+        model=Folder(str(model_directory)),
+        quantile=quantile,
+        output=output,
+        monitor=monitor,
     )
     found, rejected, _ = outcome(output)
     assert len(found) == kept
@@ -58,14 +67,11 @@ def test_quantile_drops_that_share_of_what_could_be_scored(
 
 def test_pieces_and_files_do_not_show(pairs, rows, model_directory, output, tmp_path, monitor, monkeypatch):
     model = Folder(str(model_directory))
-    filter_by_cosine(pairs=pairs, model=model, quantile=0.5, output=output, monitor=monitor)
+    run(filter_by_cosine, pairs=pairs, model=model, quantile=0.5, output=output, monitor=monitor)
     for module in ("components.pairs.filters.scores", "components.pairs.filters.outcome"):
         monkeypatch.setattr(f"{module}.ROWS_AT_ONCE", 4)
-    parts, again = Folder(str(tmp_path / "parts")), Folder(str(tmp_path / "again"))
-    table = pairs.read_table("pairs.parquet")
-    for number, start in enumerate(range(0, len(rows), 5)):
-        parts.write_table(f"pairs.parquet/{number}.parquet", table.slice(start, 5))
-    filter_by_cosine(pairs=parts, model=model, quantile=0.5, output=again, monitor=monitor)
+    parts, again = write_parts(Folder(str(tmp_path / "parts")), rows, 5), Folder(str(tmp_path / "again"))
+    run(filter_by_cosine, pairs=parts, model=model, quantile=0.5, output=again, monitor=monitor)
     for name in ("pairs.parquet", "rejected/rejected.parquet"):
         one, other = output.read_table(name), again.read_table(name)
         assert one.drop_columns("score").equals(other.drop_columns("score"))
@@ -73,9 +79,9 @@ def test_pieces_and_files_do_not_show(pairs, rows, model_directory, output, tmp_
 
 
 def test_what_was_scored_before_a_crash_is_not_scored_again(
-    pairs, model_directory, output, tmp_path, monitor, monkeypatch
+    rows, model_directory, output, tmp_path, monitor, monkeypatch
 ):
-    monkeypatch.setattr(scores, "ROWS_AT_ONCE", 10)
+    pairs = write_parts(Folder(str(tmp_path / "parts")), rows, 10)
     state = Folder(str(tmp_path / "state"))
     encoded = []
     encode = Embedder.encode
@@ -89,14 +95,14 @@ def test_what_was_scored_before_a_crash_is_not_scored_again(
     settings = {"pairs": pairs, "model": Folder(str(model_directory)), "quantile": 0.5, "monitor": monitor}
     monkeypatch.setattr(Embedder, "encode", counted)
     with pytest.raises(RuntimeError):
-        filter_by_cosine(**settings, output=Folder(str(tmp_path / "lost")), state=state)
+        run(filter_by_cosine, **settings, output=Folder(str(tmp_path / "lost")), state=state)
     assert len(state.files()) == 2
     encoded.clear()
-    filter_by_cosine(**settings, output=output, state=state)
+    run(filter_by_cosine, **settings, output=output, state=state)
     assert len(encoded) == 1  # the third piece
     monkeypatch.undo()
     undisturbed = Folder(str(tmp_path / "undisturbed"))
-    filter_by_cosine(**settings, output=undisturbed)
+    run(filter_by_cosine, **settings, output=undisturbed)
     kept, rejected, reasons = outcome(output)
     assert outcome(undisturbed) == (
         pytest.approx(kept, abs=1e-6), pytest.approx(rejected, abs=1e-6, nan_ok=True), reasons
@@ -113,8 +119,13 @@ def test_a_score_that_is_no_number_is_turned_away(pairs, rows, model_directory, 
         return vectors
 
     monkeypatch.setattr(Embedder, "encode", with_nan)
-    numbers = filter_by_cosine(
-        pairs=pairs, model=Folder(str(model_directory)), quantile=0.0, output=output, monitor=monitor
+    numbers = run(
+        filter_by_cosine,
+        pairs=pairs,
+        model=Folder(str(model_directory)),
+        quantile=0.0,
+        output=output,
+        monitor=monitor,
     )
     kept, _, reasons = outcome(output)
     assert reasons == BAD | {rows[3]["pair_id"]: "score_is_nan"}
@@ -133,8 +144,13 @@ def test_a_score_that_is_no_number_is_turned_away(pairs, rows, model_directory, 
 )
 def test_refuses(pairs, model_directory, output, monitor, settings, message):
     with pytest.raises(ValueError, match=message):
-        filter_by_cosine(
-            pairs=pairs, model=Folder(str(model_directory)), output=output, monitor=monitor, **settings
+        run(
+            filter_by_cosine,
+            pairs=pairs,
+            model=Folder(str(model_directory)),
+            output=output,
+            monitor=monitor,
+            **settings,
         )
 
 
@@ -143,8 +159,8 @@ def test_tables_of_which_nothing_can_be_scored(model_directory, rows, output, tm
     empty = Folder(str(tmp_path / "empty"))
     empty.write_table("pairs.parquet", pa.Table.from_pylist([], schema=PAIRS))
     with pytest.raises(ValueError, match="there are no pairs to filter"):
-        filter_by_cosine(pairs=empty, model=model, quantile=0.5, output=output, monitor=monitor)
+        run(filter_by_cosine, pairs=empty, model=model, quantile=0.5, output=output, monitor=monitor)
     blank = write_pairs(Folder(str(tmp_path / "blank")), [row for row in rows if row["pair_id"] in BAD])
     for cut in ({"quantile": 0.5}, {"threshold": -1.0}):
         with pytest.raises(ValueError, match="none of 3 pairs could be scored"):
-            filter_by_cosine(pairs=blank, model=model, **cut, output=output, monitor=monitor)
+            run(filter_by_cosine, pairs=blank, model=model, **cut, output=output, monitor=monitor)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from filter_pairs import BAD, outcome, pair, write_pairs
+from filter_pairs import BAD, outcome, pair, run, write_pairs
 from sentence_transformers import CrossEncoder
 from tiny_rerankers import write_cross_encoder, write_yes_no_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -42,10 +42,14 @@ def test_a_cross_encoder_keeps_what_it_believes(pairs, rows, cross_encoder_direc
     scores = peer.predict(texts, activation_fn=torch.nn.Sigmoid()).tolist()
     expected = dict(zip((row["pair_id"] for row in sound(rows)), scores, strict=True))
     threshold = sorted(scores)[8] - 1e-6
-    numbers = filter_by_reranker(
-        pairs=pairs, model=Folder(str(cross_encoder_directory)), threshold=threshold, output=output,
+    numbers = run(
+        filter_by_reranker,
+        pairs=pairs,
+        model=Folder(str(cross_encoder_directory)),
+        threshold=threshold,
+        output=output,
         monitor=monitor,
-    )  # fmt: skip
+    )
     kept, rejected, reasons = outcome(output)
     scored = {key: score for key, score in rejected.items() if key not in BAD}
     assert kept | scored == pytest.approx(expected, abs=1e-5)
@@ -56,8 +60,13 @@ def test_a_cross_encoder_keeps_what_it_believes(pairs, rows, cross_encoder_direc
 
 
 def test_a_pair_brings_its_instruction_to_the_reranker(pairs, rows, judge_directory, output, monitor):
-    filter_by_reranker(
-        pairs=pairs, model=Folder(str(judge_directory)), quantile=0.5, output=output, monitor=monitor
+    run(
+        filter_by_reranker,
+        pairs=pairs,
+        model=Folder(str(judge_directory)),
+        quantile=0.5,
+        output=output,
+        monitor=monitor,
     )
     kept, rejected, _ = outcome(output)
     reranker = load_reranker(judge_directory)
@@ -86,7 +95,8 @@ def test_the_judge_is_asked_its_own_question_in_a_chat_turn(tmp_path, rows, judg
         with torch.no_grad():
             logits_V = model(torch.tensor([ids])).logits[0, -1]
         expected[row["pair_id"]] = torch.sigmoid(logits_V[yes] - logits_V[no]).item()
-    numbers = filter_by_judge(
+    numbers = run(
+        filter_by_judge,
         pairs=write_pairs(Folder(str(tmp_path / "few")), few),
         model=Folder(str(judge_directory)),
         instruction="Say whether it fits.",
@@ -103,7 +113,8 @@ def test_the_judge_is_asked_its_own_question_in_a_chat_turn(tmp_path, rows, judg
 
 def test_a_long_passage_loses_its_end_and_the_question_stays(tmp_path, judge_directory, output, monitor):
     long = [pair(0, "query", "the document " * 500), pair(1, "query", "the document " * 600)]
-    filter_by_judge(
+    run(
+        filter_by_judge,
         pairs=write_pairs(Folder(str(tmp_path / "long")), long),
         model=Folder(str(judge_directory)),
         threshold=0.0,
@@ -119,8 +130,8 @@ def test_a_long_passage_loses_its_end_and_the_question_stays(tmp_path, judge_dir
 def test_models_of_another_kind_are_refused(pairs, model_directory, cross_encoder_directory, output, monitor):
     settings = {"pairs": pairs, "output": output, "monitor": monitor}
     with pytest.raises(ValueError, match="a reranker is a causal language model or a sequence classifier"):
-        filter_by_reranker(model=Folder(str(model_directory)), threshold=0.5, **settings)
+        run(filter_by_reranker, model=Folder(str(model_directory)), threshold=0.5, **settings)
     with pytest.raises(ValueError, match="no chat template; a judge must be an instruct model"):
-        filter_by_judge(model=Folder(str(cross_encoder_directory)), **settings)
+        run(filter_by_judge, model=Folder(str(cross_encoder_directory)), **settings)
     with pytest.raises(ValueError, match="give either threshold or quantile"):
-        filter_by_judge(model=Folder(str(cross_encoder_directory)), quantile=0.1, **settings)
+        run(filter_by_judge, model=Folder(str(cross_encoder_directory)), quantile=0.1, **settings)
