@@ -10,10 +10,13 @@ from lingua import Language, LanguageDetector, LanguageDetectorBuilder
 
 from components.corpus.rewriting import Rewritten, rejected_rows, rewrite_documents
 from components.corpus.schema import DOCUMENTS, passage
+from components.corpus.words import UNSPACED_CHARACTER
 from components.monitor import Monitor
 from components.storage import Folder
 
 UNDETERMINED = ("too_short", "uncertain")
+UNSPACED_LETTERS = 4
+"""As much as a character says where words are not parted: about a short word."""
 
 
 def identify_languages(
@@ -45,7 +48,7 @@ def identify_languages(
             `check`: if the two differ, the document is rejected (`stated_otherwise`).
         undetermined: where no language is detected. `keep_stated`: the one that the document states stands;
             without one it is rejected. `reject`: it is rejected (`too_short` or `uncertain`).
-        min_letters: letters of any script.
+        min_letters: letters of any script; a character of one that is written without spaces counts as four.
         confidence: probability, in [0, 1].
         accuracy: lingua's models; `high` helps with texts of less than 120 characters and takes 1.1 GB a worker for
             all languages, `low` 0.3 GB.
@@ -121,7 +124,10 @@ def _detect(
     detector: LanguageDetector, samples: Sequence[str], min_letters: int, confidence: float
 ) -> list[tuple[str, str]]:
     """For each text a code and the probability as text, or `too_short` or `uncertain` and what is known."""
-    letters = [sum(map(str.isalpha, sample)) for sample in samples]
+    letters = [
+        sum(map(str.isalpha, sample)) + (UNSPACED_LETTERS - 1) * len(UNSPACED_CHARACTER.findall(sample))
+        for sample in samples
+    ]
     found: list[tuple[str, str]] = [("too_short", f"{count} letters") for count in letters]
     long = [row for row, count in enumerate(letters) if count >= max(1, min_letters)]
     ranked = detector.compute_language_confidence_values_in_parallel([samples[row] for row in long])

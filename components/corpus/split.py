@@ -1,20 +1,32 @@
-"""Train, synthesis and evaluation: no answer to an evaluation query, or near-copy of it, is trained on."""
+"""Train, synthesis and evaluation: no answer to an evaluation query, or near-copy of it, is trained on.
 
+Texts pass through; of each document its id and its group are held, and queries and judgements whole.
+"""
+
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import networkx as nx
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.corpus.duplicates import GROUPS
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, content_id
+from components.corpus.spool import reordered
+from components.corpus.tables import TableWriter, read_batches
 from components.corpus.words import normalise
 from components.monitor import Monitor
 from components.storage import Folder
 
 # Of a corpus that is small for the sizes asked for: the share of its documents and queries that is held out.
 LARGEST_EVALUATION_SHARE = 0.25
+SORTED_ROWS = 8192
+"""Documents that are sorted in memory at a time, or more where there would be over MOST_PARTS parts."""
+MOST_PARTS = 256
+"""Files that are written at once."""
 
 
 def split_documents(
@@ -50,7 +62,7 @@ def split_documents(
 
     Args:
         documents: output of `read_documents`.
-        duplicates: output of `group_duplicates`.
+        duplicates: output of `group_duplicates`; of documents that have gone since it may still know.
         training_documents: at most so many; None: all that are left.
 
     Returns:
@@ -60,16 +72,21 @@ def split_documents(
     Raises:
         ValueError: no query can be held out, the split is unknown, or nothing is left to train on.
     """
-    corpus = conform(documents.read_table("documents.parquet"), DOCUMENTS)
     queries = conform(documents.read_table("queries.parquet"), QUERIES)
     qrels = conform(documents.read_table("qrels.parquet"), QRELS)
     groups = conform(duplicates.read_table("groups.parquet"), GROUPS)
-    group_of = dict(_pairs(groups, "document_id", "group_id"))
-    ids = set(corpus["document_id"].to_pylist())
-    if ids != group_of.keys():
+    corpus_ids = [
+        document_id
+        for batch in read_batches(documents, "documents.parquet", ["document_id"])
+        for document_id in batch["document_id"].to_pylist()
+    ]
+    ids = set(corpus_ids)
+    grouped = dict(_pairs(groups, "document_id", "group_id"))
+    if not ids <= grouped.keys():
         raise ValueError(
-            f"the groups cover {len(group_of)} documents, the corpus has {len(ids)}: not of one input"
+            f"{len(ids - grouped.keys())} of the {len(ids)} documents stand in no group: not of one input"
         )
+    group_of = {document_id: grouped[document_id] for document_id in ids}
     text_of = {query_id: normalise(text) for query_id, text in _pairs(queries, "query_id", "text")}
 
     if evaluation_split is None:
@@ -90,9 +107,10 @@ def split_documents(
         train_ids = {document for document in ids if group_of[document] not in answers}
         train_qrels = _only(qrels, "split", set(splits) - {evaluation_split})
 
-    copies = train_ids & {
-        document for document, copy in _pairs(groups, "document_id", "is_duplicate") if copy
-    }
+    first_of: dict[str, str] = {}
+    for document, group in group_of.items():
+        first_of[group] = min(document, first_of.get(group, document))
+    copies = {document for document in train_ids if first_of[group_of[document]] != document}
     train_order = _hash_order(train_ids - copies, seed)[:training_documents]
     if not train_order:
         raise ValueError(
@@ -106,13 +124,13 @@ def split_documents(
         ("train", train_order, train_qrels),
         ("evaluation", evaluation_ids, evaluation_qrels),
     ):
-        output.write_table(f"{side}/documents.parquet", _only(corpus, "document_id", side_ids))
+        _write_documents(documents, corpus_ids, side_ids, output, f"{side}/documents.parquet")
         output.write_table(
             f"{side}/queries.parquet", _only(queries, "query_id", side_qrels["query_id"].to_pylist())
         )
         output.write_table(f"{side}/qrels.parquet", side_qrels)
     synthesis = train_order[:synthesis_documents]
-    output.write_table("synthesis/documents.parquet", _only(corpus, "document_id", synthesis))
+    _write_documents(documents, corpus_ids, synthesis, output, "synthesis/documents.parquet")
 
     numbers = {
         "train_documents": float(len(train_order)),
@@ -188,6 +206,39 @@ def _hold_out(
             f"in whole groups of near-copies; ask for more, or give more documents"
         )
     return documents, set(queries[:num_queries])
+
+
+def _write_documents(
+    documents: Folder, corpus_ids: Sequence[str], chosen: Iterable[str], output: Folder, name: str
+) -> None:
+    """The documents with the ids that are chosen, sorted by id, a part of them in memory at a time.
+
+    Args:
+        corpus_ids: of all documents, in their order.
+    """
+    wanted = set(chosen)
+    is_wanted = np.fromiter((key in wanted for key in corpus_ids), dtype=bool, count=len(corpus_ids))
+    ids = [key for key in corpus_ids if key in wanted]
+    place = np.empty(len(ids), dtype=np.int64)
+    place[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+
+    def tables() -> Iterator[pa.Table]:
+        row = 0
+        for batch in read_batches(documents, "documents.parquet"):
+            mask = is_wanted[row : row + batch.num_rows]
+            row += batch.num_rows
+            if mask.any():
+                yield conform(batch.filter(pa.array(mask)), DOCUMENTS)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="embedloom-split-") as scratch,
+        TableWriter(output, name, DOCUMENTS) as writer,
+    ):
+        writer.write(DOCUMENTS.empty_table())
+        if ids:
+            starts = range(0, len(ids), max(SORTED_ROWS, len(ids) // MOST_PARTS))
+            for part in reordered(tables(), DOCUMENTS, place, starts, Path(scratch)):
+                writer.write(part)
 
 
 def _fits(more: set[str], chosen: set[str], limit: int) -> bool:

@@ -117,9 +117,13 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._stack:
-            if error is None:
-                self._flush()
+        if error is None:
+            self._flush()
+        self._stack.close()
+
+    def close(self) -> None:
+        """Write what is left. As leaving a `with` block; a second time it does nothing."""
+        self.__exit__(None, None, None)
 
     def write(self, rows: pa.Table) -> None:
         if self._writer is None:

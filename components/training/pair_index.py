@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from components.corpus.spool import write_spool
 from components.corpus.tables import TableWriter, count_rows, read_batches
 from components.monitor import Monitor
 from components.storage import Folder
 from components.training.identities import number_identities
-from components.training.spool import write_spool
 from components.training.tokens import TOKENISED, TRAINED_ON, Digests, PairTokenizer
 
 READ_ROWS = 4096

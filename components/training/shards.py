@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.corpus.spool import read_spool, reordered
 from components.storage import Folder
 from components.training.pair_index import PairIndex
 from components.training.plan_folder import TOKENS, shard_name
-from components.training.spool import read_spool, reordered
 
 SORTED_ROWS = 32768
 """Rows that are sorted in memory at a time, or more where there would be over MOST_PARTS parts."""

@@ -80,6 +80,14 @@ def test_too_short_and_uncertain_are_outcomes_of_their_own(tmp_path):
     assert numbers["rejected_too_short"] == 6
 
 
+def test_a_short_sentence_without_spaces_is_not_too_short(tmp_path):
+    kept, rejected, _ = identified(
+        tmp_path, {"zh": ("", "今天天气很好"), "ja": ("", "これはペンです"), "few": ("", "今天好")}
+    )
+    assert kept == {"zh": "zh", "ja": "ja"}
+    assert rejected["few"] == ("too_short", "12 letters")
+
+
 def test_a_document_of_ten_megabytes_is_known_by_its_beginning(tmp_path):
     kept, _, _ = identified(tmp_path, {"a": ("", (GERMAN + " ") * 120_000)})
     assert kept == {"a": "de"}

@@ -1,5 +1,7 @@
 """Components against networkx on all pairs."""
 
+import tracemalloc
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -90,3 +92,23 @@ def test_equal_rows_have_equal_keys_and_others_do_not():
     # structured values, as little numbers, do not collide either
     small = np.stack(np.meshgrid(*[np.arange(16, dtype=np.uint32)] * 4), axis=-1).reshape(-1, 4)
     assert len(np.unique(hash_rows(small))) == 16**4
+
+
+def test_memory_is_a_few_numbers_a_row(tmp_path):
+    """Signatures lie in a file; numpy's own arrays are what is counted here."""
+    rows, permutations = 200_000, 16
+    rng = np.random.default_rng(0)
+    signature_NP = np.memmap(tmp_path / "s", np.uint32, mode="w+", shape=(rows, permutations))
+    for start in range(0, rows, 50_000):
+        signature_NP[start : start + 50_000] = rng.integers(0, 2**32, (50_000, permutations), dtype=np.uint32)
+    signature_NP[1::20] = signature_NP[0::20]
+    key_BN = band_keys(np.asarray(signature_NP), choose_bands(0.8, permutations))
+    tracemalloc.start()
+    found = Components(rows)
+    for key_N in key_BN:
+        link_alike(found, np.arange(rows), key_N, signature_NP, 0.8)
+        found.of_all()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(np.unique(found.of_all())) == rows - rows // 20
+    assert peak < 64 * rows + 2 * 65536 * permutations * 5

@@ -6,9 +6,11 @@ from corpus_tables import write_corpus, write_groups
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.corpus.duplicates import group_duplicates, normalise
+from components.corpus import split as split_module
+from components.corpus.duplicates import group_duplicates
 from components.corpus.readers import read_documents
 from components.corpus.split import split_documents
+from components.corpus.words import normalise
 from components.monitor import Silent
 from components.storage import Folder
 
@@ -211,7 +213,7 @@ def test_what_cannot_be_split_is_said_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="no query can be held out of 3 queries and 3 documents"):
         split(root)
     write_groups(root / "duplicates", {"other": "other"})
-    with pytest.raises(ValueError, match="the groups cover 1 documents, the corpus has 3"):
+    with pytest.raises(ValueError, match="3 of the 3 documents stand in no group"):
         split(root)
 
 
@@ -224,3 +226,29 @@ def test_a_group_too_large_for_evaluation_goes_to_training(tmp_path):
     found, numbers = split(root, evaluation_queries=10, evaluation_documents=15)
     assert not large & set(found["evaluation"]["documents"])
     assert numbers["train_copies_left_out"] == 29
+
+
+def test_a_corpus_that_is_sorted_in_parts_is_split_as_in_one(tmp_path, monkeypatch):
+    root = Folder(str(tmp_path))
+    plain(root, 300)
+    write_groups(root / "duplicates", {f"d{i:04}": f"d{i:04}" for i in range(300)})
+    whole, _ = split(root, "whole")
+    shuffled = random.Random(0).sample(range(300), 300)
+    table = (root / "documents").read_table("documents.parquet").take(shuffled)
+    (root / "documents").delete("documents.parquet")
+    for shard in range(3):
+        (root / "documents").write_table(f"documents.parquet/{shard}.parquet", table.slice(shard * 100, 100))
+    monkeypatch.setattr(split_module, "SORTED_ROWS", 7)
+    assert split(root, "parts")[0] == whole
+    for name in ("train/documents.parquet", "evaluation/documents.parquet", "synthesis/documents.parquet"):
+        assert (root / "parts").read_table(name).equals((root / "whole").read_table(name))
+
+
+def test_of_a_group_whose_first_document_is_gone_the_next_is_trained_on(tmp_path):
+    root = Folder(str(tmp_path))
+    plain(root, 60)
+    write_groups(
+        root / "duplicates", {"a": "a"} | {f"d{i:04}": "a" if i < 5 else f"d{i:04}" for i in range(60)}
+    )
+    found, _ = split(root, evaluation_documents=4)
+    assert [key for key in found["train"]["documents"] if key < "d0005"] == ["d0000"]

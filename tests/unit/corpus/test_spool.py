@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.training.spool import read_spool, reordered, write_spool
+from components.corpus.spool import read_spool, reordered, write_spool
 
 SCHEMA = pa.schema([("n", pa.int64()), ("lists", pa.list_(pa.list_(pa.int32())))])
 
