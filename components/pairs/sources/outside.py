@@ -66,18 +66,16 @@ def read_rows(source: Source, kind: str, columns: Mapping[str, str]) -> Rows[Row
     if source.on_hub:
         raw = Rows(lambda: hub.hub_rows(source.uri, source.subset, source.split))
     else:
-        files = _files(source)
+        files = _files(source, kind)
         if any(file.holds == "qrels" for file in files):
-            if kind == "labelled":
-                if columns:
-                    raise ValueError(f"`columns`: {source.uri} is a BEIR folder, whose columns are fixed")
-                return Rows(lambda: _judged(files))
-            files = [file for file in files if file.holds == "documents"]
+            if columns:
+                raise ValueError(f"`columns`: {source.uri} is a BEIR folder, whose columns are fixed")
+            return Rows(lambda: _judged(files))
         raw = Rows(lambda: (row for file in files for row in formats.read_rows_of(file)))
     return Rows(lambda: _in_roles(raw, source, kind, found, columns))
 
 
-def source_digests(source: Source) -> dict[str, str]:
+def source_digests(source: Source, kind: str) -> dict[str, str]:
     """SHA-256 of each file that is read, by its short name, or the commit of a data set on the hub.
 
     Raises:
@@ -87,7 +85,7 @@ def source_digests(source: Source) -> dict[str, str]:
         name = source.uri.partition("@")[0]
         return {name: hub.hub_digest(source.uri)}
     found = {}
-    for file in _files(source):
+    for file in _files(source, kind):
         with fsspec.open(file.uri, "rb") as stream:
             found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
@@ -103,9 +101,11 @@ def check_source(source: Source, kind: str, columns: Mapping[str, str]) -> None:
         raise ValueError(f"{source.uri} holds no row")
 
 
-def _files(source: Source) -> list[formats.File]:
-    """The files of a source; of a BEIR folder one split's judgements."""
+def _files(source: Source, kind: str) -> list[formats.File]:
+    """The files that a kind reads; of a BEIR folder the documents and, for labelled pairs, one split."""
     files = formats.find_files(source.uri)
+    if kind != "labelled":
+        return [file for file in files if file.holds == "documents"]
     splits = {
         file.name.rsplit("/", 1)[-1].removesuffix(".tsv"): file for file in files if file.holds == "qrels"
     }

@@ -289,9 +289,12 @@ def test_a_judgement_of_what_is_not_there_is_turned_away(tmp_path):
     assert {row["reason"] for row in rejected} == {"not_relevant", "no_such_document", "no_such_query"}
     with pytest.raises(ValueError, match=r"has no qrels/dev\.tsv; its splits are train"):
         imported(tmp_path, beir, "labelled", split="dev")
-    assert source_digests(Source(str(beir), None, "train")).keys() == {
+    assert source_digests(Source(str(beir), None, "train"), "labelled").keys() == {
         "beir/corpus.jsonl", "beir/queries.jsonl", "beir/qrels/train.tsv",
     }  # fmt: skip
+    titles, _, _ = imported(tmp_path, beir, "title_body", split="none")
+    assert sides(titles) == {("T", "one")}
+    assert source_digests(Source(str(beir), None, "none"), "title_body").keys() == {"beir/corpus.jsonl"}
 
 
 # ---- data sets of the hub, from a directory in its layout
@@ -322,16 +325,16 @@ def test_class_names_of_a_hub_set_are_read(hub_directory, tmp_path, monkeypatch)
     assert {(row["positive"], row["reason"]) for row in rejected} == {("n", "neutral"), ("u", "no_label")}
     with pytest.raises(ValueError, match=r"hub://.*/set cannot be read: .*test"):
         imported(tmp_path, f"hub://{hub_directory}", "nli", split="test")
-    (digest,) = source_digests(Source(f"hub://{hub_directory}", None, "train")).values()
+    (digest,) = source_digests(Source(f"hub://{hub_directory}", None, "train"), "nli").values()
     (hub_directory / "train.parquet").write_bytes(b"other")
-    assert source_digests(Source(f"hub://{hub_directory}", None, "train")) != {
+    assert source_digests(Source(f"hub://{hub_directory}", None, "train"), "nli") != {
         f"hub://{hub_directory}": digest
     }
 
 
 def test_a_commit_is_its_own_digest():
     commit = "0123456789abcdef0123456789abcdef01234567"
-    assert source_digests(Source(f"hub://somebody/set@{commit}", None, "train")) == {
+    assert source_digests(Source(f"hub://somebody/set@{commit}", None, "train"), "nli") == {
         "hub://somebody/set": commit
     }
 
