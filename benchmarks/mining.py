@@ -62,7 +62,7 @@ class Watch:
     """The most anonymous memory of any Ray worker while the block runs, in bytes. Mapped files are not in it."""
 
     def __enter__(self) -> "Watch":
-        self.before, self.peak = max(_anonymous(), default=0), 0
+        self.peak = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -104,7 +104,19 @@ def differences(
     return len(query), float(gap.max())
 
 
-def measure(directory: str, documents: int, queries: int, rounds: int) -> dict[str, float | bool]:
+def idle_worker() -> int:
+    """Anonymous memory of a worker that has imported what it needs and done nothing, in bytes."""
+
+    def loaded() -> str:
+        import components.search.sharded  # noqa: F401
+
+        return Path("/proc/self/status").read_text()
+
+    status = ray.get(ray.remote(num_cpus=1)(loaded).remote())
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def measure(directory: str, documents: int, queries: int, rounds: int, idle: int) -> dict[str, float | bool]:
     query_ND, document_MD = unit_vectors(queries, 1), unit_vectors(documents, 2)
     stored = write(f"{directory}/queries", query_ND), write(f"{directory}/documents-{documents}", document_MD)
     index = faiss.IndexFlatIP(DIMENSIONS)
@@ -116,7 +128,7 @@ def measure(directory: str, documents: int, queries: int, rounds: int) -> dict[s
             began = time.perf_counter()
             search_shards(*stored, DEPTH, found, Silent(), workers=WORKERS)
             ours.append(time.perf_counter() - began)
-        peak = max(peak, watch.peak - watch.before)
+        peak = max(peak, watch.peak - idle)
         began = time.perf_counter()
         peer_NK = index.search(query_ND, DEPTH)[1]
         peer.append(time.perf_counter() - began)
@@ -152,9 +164,11 @@ def main() -> int:
             logging_level="ERROR",
             _temp_dir=f"{directory}/ray",
         )
-        measure(f"{directory}/warm-up", 2 * ROWS_PER_SHARD, 64, 1)  # starts the workers
+        idle = idle_worker()
+        measure(f"{directory}/warm-up", 2 * ROWS_PER_SHARD, 64, 1, idle)  # starts the workers
         table = [
-            measure(directory, documents, options.queries, options.rounds) for documents in options.documents
+            measure(directory, documents, options.queries, options.rounds, idle)
+            for documents in options.documents
         ]
         ray.shutdown()
     for row in table:

@@ -22,7 +22,7 @@ SUSPICIOUS_SHOWN = 20
 SHOWN_CHARACTERS = 300
 SCORE_EDGES = np.linspace(-1, 1, 401)
 WORD_EDGES = np.linspace(0, 1, 201)
-COSINE_EDGES = np.linspace(-1, 1, 401)
+PARTIAL_EDGES = np.linspace(-1, 1, 401)
 LEAST_CONTROLS = 200
 # Of what is near by chance one in a thousand passes; 3.09 standard deviations above the mean of a normal.
 _CHANCE = 0.001
@@ -38,8 +38,9 @@ class BlockAudit:
     Attributes:
         counts: float64 [len(COUNTS)].
         positive_scores, negative_scores: int64 histograms over SCORE_EDGES.
-        control_words, control_cosines: int64 histograms of the controls' nearness to the positives.
-        mined: int64 [words, cosine], histogram of the mined negatives' nearness, known positives and copies
+        control_words, control_partials: int64 histograms of the controls' nearness to the positives, over WORD_EDGES
+            and PARTIAL_EDGES.
+        mined: int64 [words, partial], histogram of the mined negatives' nearness, known positives and copies
             aside.
         suspicion: float64 [at most SUSPICIOUS_SHOWN], of the cases below, falling.
         cases: texts [as many, len(CASE)].
@@ -49,7 +50,7 @@ class BlockAudit:
     positive_scores: np.ndarray
     negative_scores: np.ndarray
     control_words: np.ndarray
-    control_cosines: np.ndarray
+    control_partials: np.ndarray
     mined: np.ndarray
     suspicion: np.ndarray
     cases: np.ndarray
@@ -109,7 +110,7 @@ def examine(
     score_C = candidates.score_BK[at_C]
     scores = np.concatenate([score_C, kept_scores])
     known_C = candidates.known_BK[at_C]
-    words_C, cosine_C = candidates.words_BK[at_C], candidates.cosine_BK[at_C]
+    words_C, partial_C = candidates.words_BK[at_C], candidates.partial_BK[at_C]
     unknown_C = ~known_C
 
     there_BK = candidates.row_BK >= 0
@@ -133,18 +134,18 @@ def examine(
         **excluded,
     }
     # A known answer comes before any that is only near one.
-    suspicion_C = np.maximum(words_C, cosine_C) + 2.0 * known_C
+    suspicion_C = np.maximum(words_C, candidates.cosine_BK[at_C]) + 2.0 * known_C
     worst = np.argsort(-suspicion_C, kind="stable")[:SUSPICIOUS_SHOWN]
     audit = BlockAudit(
         counts=np.array([counts[name] for name in COUNTS], dtype=np.float64),
         positive_scores=_histogram(candidates.positive_score_B, SCORE_EDGES),
         negative_scores=_histogram(scores, SCORE_EDGES),
         control_words=_histogram(candidates.words_BK[control_BK], WORD_EDGES),
-        control_cosines=_histogram(candidates.cosine_BK[control_BK], COSINE_EDGES),
+        control_partials=_histogram(candidates.partial_BK[control_BK], PARTIAL_EDGES),
         mined=np.histogram2d(
             np.clip(words_C[unknown_C], 0, 1),
-            np.clip(cosine_C[unknown_C], -1, 1),
-            bins=(WORD_EDGES, COSINE_EDGES),
+            partial_C[unknown_C],
+            bins=(WORD_EDGES, PARTIAL_EDGES),
         )[0].astype(np.int64),
         suspicion=suspicion_C[worst],
         cases=np.empty((0, len(CASE)), dtype=np.str_),
@@ -186,10 +187,10 @@ def estimate_false_negatives(audit: BlockAudit) -> float | None:
     counts = dict(zip(COUNTS, audit.counts, strict=True))
     if audit.control_words.sum() < LEAST_CONTROLS or not counts["judged"]:
         return None
-    words_at, cosine_at = _middles(WORD_EDGES), _middles(COSINE_EDGES)
+    words_at, partial_at = _middles(WORD_EDGES), _middles(PARTIAL_EDGES)
     words = np.exp(_beyond_chance(np.log(words_at), audit.control_words))
-    cosine = _beyond_chance(cosine_at, audit.control_cosines)
-    near = (words_at > words)[:, None] | (cosine_at > cosine)[None, :]
+    partial = _beyond_chance(partial_at, audit.control_partials)
+    near = (words_at > words)[:, None] | (partial_at > partial)[None, :]
     judged = audit.mined.sum()
     excess = max(0.0, (audit.mined[near].sum() - 2 * _CHANCE * judged) / (1 - 2 * _CHANCE))
     return float((counts["judged_known"] + excess) / counts["judged"])

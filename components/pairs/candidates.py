@@ -1,12 +1,14 @@
 """What a block of pairs may draw its negatives from: found documents, and how near they are to what is known."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from components.pairs.known import Known
 from components.pairs.profiles import WordSets
+from components.pairs.vectors import cosines
 from components.search.running import unpack
 from components.search.shards import Shards, TableShards
 
@@ -59,6 +61,8 @@ class Candidates:
     """int64, distinct words of the shorter of the two."""
     cosine_BK: np.ndarray
     """float32, cosine with the nearest known positive."""
+    partial_BK: np.ndarray
+    """float32, partial correlation with a known positive, the query taken out of both; the highest."""
     known_BK: np.ndarray
     """bool: a known positive or a copy of one."""
     positive_score_B: np.ndarray
@@ -87,36 +91,50 @@ def gather(
     # What the queries' positives say of a document is the same for every pair of the query.
     first_Q = np.unique(query_B, return_index=True)[1]
     row_QK = row_BK[first_Q]
-    words_QK, few_words_QK, cosine_QK = _nearness(row_QK, known, store)
+    near = _nearness(row_QK, score_BK[first_Q], query_BD[first_Q], known, store)
     known_QK = _is_known(row_QK, known)
     return Candidates(
         row_BK=row_BK,
         score_BK=score_BK,
-        words_BK=words_QK[query_B],
-        few_words_BK=few_words_QK[query_B],
-        cosine_BK=cosine_QK[query_B],
+        words_BK=near.words_QK[query_B],
+        few_words_BK=near.few_words_QK[query_B],
+        cosine_BK=near.cosine_QK[query_B],
+        partial_BK=near.partial_QK[query_B],
         known_BK=known_QK[query_B],
         positive_score_B=cosines(query_BD, store.vectors(positive_B)),
         passed_over_B=_passed_over(row_QK, score_BK[first_Q], query_BD[first_Q], known, store)[query_B],
     )
 
 
-def cosines(left_ND: np.ndarray, right_ND: np.ndarray) -> np.ndarray:
-    """Cosines of unit vectors, row by row, float32 [N]."""
-    return np.einsum("nd,nd->n", left_ND, right_ND)
+class _Nearness(NamedTuple):
+    """Of each document to its query's known positives; fields as of Candidates."""
+
+    words_QK: np.ndarray
+    few_words_QK: np.ndarray
+    cosine_QK: np.ndarray
+    partial_QK: np.ndarray
 
 
-def _nearness(row_QK: np.ndarray, known: Known, store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Words in common, the fewer words, and cosine of each document with its query's nearest known positive."""
+def _nearness(
+    row_QK: np.ndarray, score_QK: np.ndarray, query_QD: np.ndarray, known: Known, store: Store
+) -> _Nearness:
     width = row_QK.shape[1]
     reference_U, number_R = np.unique(known.reference_R, return_inverse=True)
+    positive_UD = store.vectors(reference_U)
     place_J = (known.query_R[:, None] * width + np.arange(width)).reshape(-1)
-    number_J = np.repeat(number_R, width)
-    row_J = row_QK.reshape(-1)[place_J]
-    there = row_J >= 0
-    place_J, number_J, row_J = place_J[there], number_J[there], row_J[there]
+    of_query_J = np.repeat(np.arange(len(number_R)), width)
+    there = row_QK.reshape(-1)[place_J] >= 0
+    place_J, of_query_J = place_J[there], of_query_J[there]
+    number_J, row_J = number_R[of_query_J], row_QK.reshape(-1)[place_J]
 
-    cosine_J = _cosines_with_rows(store.corpus_vectors, row_J, store.vectors(reference_U), number_J)
+    cosine_J = _cosines_with_rows(store.corpus_vectors, row_J, positive_UD, number_J)
+    positive_score_R = np.concatenate(
+        [
+            cosines(positive_UD[number_R[part]], query_QD[known.query_R[part]])
+            for part in _parts(len(number_R), query_QD.shape[1])
+        ]
+    )
+    partial_J = partial_correlations(cosine_J, score_QK.reshape(-1)[place_J], positive_score_R[of_query_J])
     row_V, place_in_V = np.unique(row_J, return_inverse=True)
     sets = WordSets(pa.chunked_array([*store.words(row_V).chunks, *store.words(reference_U).chunks]))
     words_J = sets.jaccard(place_in_V, len(row_V) + number_J)
@@ -124,12 +142,24 @@ def _nearness(row_QK: np.ndarray, known: Known, store: Store) -> tuple[np.ndarra
 
     cosine = np.full(row_QK.size, -1, dtype=np.float32)
     np.maximum.at(cosine, place_J, cosine_J)
+    partial = np.full(row_QK.size, -1, dtype=np.float32)
+    np.maximum.at(partial, place_J, partial_J)
     words = np.zeros(row_QK.size, dtype=np.float32)
     few = np.zeros(row_QK.size, dtype=np.int64)
     by_words = np.argsort(words_J, kind="stable")  # of equal places the last one stays
     words[place_J[by_words]], few[place_J[by_words]] = words_J[by_words], few_J[by_words]
-    shape = row_QK.shape
-    return words.reshape(shape), few.reshape(shape), cosine.reshape(shape)
+    return _Nearness(*(found.reshape(row_QK.shape) for found in (words, few, cosine, partial)))
+
+
+def partial_correlations(left_right_J: np.ndarray, left_J: np.ndarray, right_J: np.ndarray) -> np.ndarray:
+    """Of two unit vectors the cosine of what is left of them without their parts along a third, float32 [J].
+
+    Args:
+        left_right_J: cosines of the two. left_J, right_J: their cosines with the third.
+    """
+    # Of a vector along the third nothing is left; what rounding makes of it is kept small.
+    left_over_J = np.maximum(1 - left_J**2, 1e-3) * np.maximum(1 - right_J**2, 1e-3)
+    return np.clip((left_right_J - left_J * right_J) / np.sqrt(left_over_J), -1, 1).astype(np.float32)
 
 
 def _cosines_with_rows(
@@ -138,11 +168,16 @@ def _cosines_with_rows(
     """Cosines of rows on disk with vectors in memory, float32 [J]; each file is read once."""
     cosine_J = np.empty(len(row_J), dtype=np.float32)
     order = np.argsort(row_J, kind="stable")
-    step = max(1, _NUMBERS_AT_ONCE // max(1, left_XD.shape[1]))
-    for start in range(0, len(order), step):
-        part = order[start : start + step]
+    for which in _parts(len(order), left_XD.shape[1]):
+        part = order[which]
         cosine_J[part] = cosines(vectors.take(row_J[part]), left_XD[left_J[part]])
     return cosine_J
+
+
+def _parts(count: int, dimensions: int) -> list[slice]:
+    """Numbers below `count` in parts, of which so many vectors may be gathered at once."""
+    step = max(1, _NUMBERS_AT_ONCE // max(1, dimensions))
+    return [slice(start, start + step) for start in range(0, max(count, 1), step)]
 
 
 def _is_known(row_QK: np.ndarray, known: Known) -> np.ndarray:

@@ -65,7 +65,7 @@ def mine_negatives(
     is.
 
     Texts, vectors and findings lie in files of `state`, and a step that is tried again goes on from them. In
-    memory are, of the whole, some 80 bytes a document and some 150 a pair; of the rest one file at a time, and in
+    memory are, of the whole, some 80 bytes a document and some 200 a pair; of the rest one file at a time, and in
     a search worker `search.sharded.worker_bytes`.
 
     Args:
@@ -137,7 +137,10 @@ def mine_negatives(
     profiles = profile_texts(corpus, state / "profiles", num_workers)
     documents = _read_hashes(profiles)
     _check_ids(documents, corpus)
-    index = index_pairs(pairs, split / "train", documents, state, corpus.rows_per_shard, PAIRS_PER_BLOCK)
+    sizes = {"rows_per_shard": corpus.rows_per_shard, "pairs_per_shard": PAIRS_PER_BLOCK}
+    index = index_pairs(
+        pairs, split / "train", documents, state, **sizes, with_negatives=replace == "outgrown"
+    )
     known = KnownPositives(documents, index.answers)
 
     def encode(texts: TableShards, side: Side, name: str) -> Shards:

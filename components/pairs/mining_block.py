@@ -12,10 +12,11 @@ from components.model.embedder import DTYPES, Precision
 from components.model.reranker import Reranker, load_reranker
 from components.pairs.arrays import read_arrays, write_arrays
 from components.pairs.audit import CASE, SHOWN_CHARACTERS, BlockAudit, examine
-from components.pairs.candidates import Candidates, Store, cosines, gather
+from components.pairs.candidates import Candidates, Store, gather
 from components.pairs.choice import Rules, Veto, choose
 from components.pairs.known import Known
 from components.pairs.rounds import Outgrown
+from components.pairs.vectors import cosines
 from components.search.shards import Shards, TableShards
 from components.storage import Folder
 

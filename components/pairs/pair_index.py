@@ -67,6 +67,7 @@ def index_pairs(
     scratch: Folder,
     rows_per_shard: int,
     pairs_per_shard: int,
+    with_negatives: bool,
 ) -> PairIndex:
     """Read a pair table and the training judgements.
 
@@ -75,6 +76,7 @@ def index_pairs(
         train: `queries.parquet` and `qrels.parquet`.
         scratch: takes the texts; what an earlier attempt finished there is kept.
         rows_per_shard, pairs_per_shard: rows of a file of texts, and of pairs.
+        with_negatives: those that come with the pairs are wanted too.
 
     Raises:
         ValueError: there is no pair.
@@ -87,7 +89,7 @@ def index_pairs(
         query_ids, queries, instructions, positives = (
             piece[name].to_pylist() for name in ("query_id", "query", "instruction", "positive")
         )
-        negatives = [found or [] for found in piece["negatives"].to_pylist()]
+        negatives = _negatives(piece, with_negatives)
         keys = zip(query_ids, queries, instructions, strict=True)
         # Distinct fields, so that no two keys are one text; None is not the empty instruction.
         columns["key"].append(digests([repr(key) for key in keys]))
@@ -96,9 +98,7 @@ def index_pairs(
         columns["answer"].append(digests(piece["positive_id"].to_pylist()))
         columns["form"].append(digests([normalise(text) for text in positives]))
         columns["count"].append(np.array([len(found) for found in negatives], dtype=np.int64))
-        texts.append(
-            digests([text for row in zip(positives, negatives, strict=True) for text in (row[0], *row[1])])
-        )
+        texts.append(digests(_in_sequence(positives, negatives)))
     if not texts:
         raise ValueError("mine: there are no pairs")
     held = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -118,6 +118,7 @@ def index_pairs(
     in_corpus_N[documents.rows_of_ids(held["answer"])[0]] = True
     in_corpus_N[documents.rows_of_forms(held["form"])[0]] = True
     judged = _judged(train)
+    outside = _outside(pairs, elsewhere_T[first_V], with_negatives)
     return PairIndex(
         query_N=query_N,
         positive_N=positive_N,
@@ -133,7 +134,7 @@ def index_pairs(
             reference_E=np.concatenate([positive_N, positive_N, np.full(len(judged[0]), NO_TEXT)]),
         ),
         queries=write_tables(_queries(pairs, first_U), scratch / "queries", rows_per_shard),
-        outside=write_tables(_outside(pairs, elsewhere_T[first_V]), scratch / "outside", rows_per_shard),
+        outside=write_tables(outside, scratch / "outside", rows_per_shard),
         pairs=write_tables(_pieces(pairs, "pairs.parquet", PAIRS), scratch / "pairs", pairs_per_shard),
     )
 
@@ -157,16 +158,25 @@ def _queries(pairs: Folder, first_U: np.ndarray) -> Iterator[pa.Table]:
         row += piece.num_rows
 
 
-def _outside(pairs: Folder, first_V: np.ndarray) -> Iterator[pa.Table]:
+def _outside(pairs: Folder, first_V: np.ndarray, with_negatives: bool) -> Iterator[pa.Table]:
     """The texts that stand at these places in the sequence of all rows' positive and negatives."""
     place = 0
     for piece in _pieces(pairs, "pairs.parquet", PAIRS):
-        columns = (piece[name].to_pylist() for name in ("positive", "negatives"))
-        texts = [text for row in zip(*columns, strict=True) for text in (row[0], *(row[1] or []))]
+        texts = _in_sequence(piece["positive"].to_pylist(), _negatives(piece, with_negatives))
         mine = first_V[np.searchsorted(first_V, place) : np.searchsorted(first_V, place + len(texts))] - place
         chosen = [texts[number] for number in mine.tolist()]
         yield pa.table([[""] * len(chosen), [None] * len(chosen), chosen], schema=DOCUMENT_TEXTS)
         place += len(texts)
+
+
+def _negatives(piece: pa.Table, wanted: bool) -> list[list[str]]:
+    if not wanted:
+        return [[]] * piece.num_rows
+    return [found or [] for found in piece["negatives"].to_pylist()]
+
+
+def _in_sequence(positives: list[str], negatives: list[list[str]]) -> list[str]:
+    return [text for row in zip(positives, negatives, strict=True) for text in (row[0], *row[1])]
 
 
 def _judged(train: Folder) -> tuple[np.ndarray, np.ndarray]:

@@ -7,34 +7,35 @@ import numpy as np
 import pytest
 
 from components.pairs.audit import CASE, COUNTS, estimate_false_negatives, examine, merge_audits, summarise
-from components.pairs.candidates import Candidates
+from components.pairs.candidates import Candidates, partial_correlations
 
 PAIRS, DEPTH, NEGATIVES = 1500, 40, 4
 
 
 def drawn(planted_share, planted_deep=0.0, known_share=0.0, seed=0):
-    """Candidates whose nearness is chance (words log-normal, cosine normal), except for those planted.
+    """Candidates whose nearness is chance (words log-normal, correlation normal), except for those planted.
 
     Of the first NEGATIVES, which are mined, a share is planted: half of it in nearly the words of the positive,
-    half near it by cosine alone. Of the lower half of the ranks a share is planted too.
+    half near it by their vectors alone. Of the lower half of the ranks a share is planted too.
     """
     generator = np.random.default_rng(seed)
     shape = (PAIRS, DEPTH)
     words = np.clip(np.exp(generator.normal(np.log(0.14), 0.4, shape)), 0, 1)
-    cosine = np.clip(generator.normal(0.4, 0.15, shape), -1, 1)
+    partial = np.clip(generator.normal(0.4, 0.15, shape), -1, 1)
     share = np.zeros(DEPTH)
     share[:NEGATIVES], share[DEPTH // 2 :] = planted_share, planted_deep
     planted = generator.random(shape) < share
     in_words = generator.random(shape) < 0.5
     words = np.where(planted & in_words, generator.uniform(0.7, 1, shape), words)
-    cosine = np.where(planted & ~in_words, generator.uniform(0.93, 1, shape), cosine)
+    partial = np.where(planted & ~in_words, generator.uniform(0.93, 1, shape), partial)
     known = generator.random(shape) < known_share * (np.arange(DEPTH) < NEGATIVES)
     candidates = Candidates(
         row_BK=np.tile(np.arange(DEPTH), (PAIRS, 1)),
         score_BK=np.tile(np.linspace(0.9, 0.3, DEPTH, dtype=np.float32), (PAIRS, 1)),
         words_BK=words.astype(np.float32),
         few_words_BK=np.full(shape, 50),
-        cosine_BK=cosine.astype(np.float32),
+        cosine_BK=partial.astype(np.float32),
+        partial_BK=partial.astype(np.float32),
         known_BK=known,
         positive_score_B=np.full(PAIRS, 0.8, np.float32),
         passed_over_B=np.tile([2, 1], (PAIRS, 1)),
@@ -101,3 +102,17 @@ def test_shares_are_of_all_documents_down_to_the_end_of_the_window():
     assert numbers["share_copy"] == pytest.approx(PAIRS / documents)
     assert numbers["share_near_copy"] == pytest.approx(3 / documents)
     assert numbers["score_mean_negative"] == pytest.approx(np.linspace(0.9, 0.3, DEPTH)[:NEGATIVES].mean())
+
+
+def test_partial_correlation_is_the_cosine_of_what_is_left_without_the_query():
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((3, 50, 6))
+    left, right, query = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+
+    def without_query(vector):
+        rest = vector - np.einsum("jd,jd->j", vector, query)[:, None] * query
+        return rest / np.linalg.norm(rest, axis=1, keepdims=True)
+
+    expected = np.einsum("jd,jd->j", without_query(left), without_query(right))
+    dots = [np.einsum("jd,jd->j", *pair) for pair in ((left, right), (left, query), (right, query))]
+    np.testing.assert_allclose(partial_correlations(*dots), expected, atol=1e-6)

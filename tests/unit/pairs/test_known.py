@@ -71,7 +71,7 @@ def test_equals_a_search_through_everything(tmp_path_factory, bodies, pairs, jud
     profiles = profile_texts(corpus, root / "profiles", 1)
     hashes = pa.concat_tables([profiles.read(shard) for shard in range(len(profiles))])
     index = Documents(**{f"{name}_M": hashes[name].to_numpy() for name in HASHES})
-    table = index_pairs(root / "pairs", root / "train", index, root, 2, 2)
+    table = index_pairs(root / "pairs", root / "train", index, root, 2, 2, False)
 
     known = KnownPositives(index, table.answers).of(table.id_U, table.text_U)
 

