@@ -82,7 +82,7 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         synthetic = _synthesise(recipe, profile, split)
         filtered = Step(
             "filtered",
-            "components.pairs.filters:filter_pairs",
+            "components.pairs.filters.cosine:filter_by_cosine",
             config=recipe.filter.model_dump(),
             inputs={"pairs": synthetic, "model": base},
             execution=encoder,
@@ -237,7 +237,7 @@ def _collect(
 ) -> Step:
     return Step(
         name,
-        "components.pairs.sources:collect_pairs",
+        "components.pairs.sources.collect:collect_pairs",
         config={
             "kinds": list(kinds),
             "instruction": None,

@@ -98,9 +98,17 @@ def read_documents_of(file: File, digest: Any = None) -> Iterator[RawDocument]:
     Raises:
         ValueError: at the first row that is no document, naming file and row.
     """
-    rows = _parquet_rows(file, digest) if file.uri.endswith(".parquet") else _jsonl_rows(file, digest)
-    for place, row in rows:
+    for place, row in read_rows_of(file, digest):
         yield _document(place, row)
+
+
+def read_rows_of(file: File, digest: Any = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream (place, row) of a JSONL or Parquet file, whatever its rows hold.
+
+    Raises:
+        ValueError: it is neither, naming file and row.
+    """
+    return _parquet_rows(file, digest) if file.uri.endswith(".parquet") else _jsonl_rows(file, digest)
 
 
 def read_queries_of(file: File, digest: Any = None) -> Iterator[tuple[str, str, str]]:

@@ -71,9 +71,7 @@ class RerankerSpec:
         return _FIELD.sub(lambda field: values[field[1]], self.body)
 
 
-def chat_spec(
-    tokenizer: PreTrainedTokenizerFast, body: str, closing: str, instruction: str, length: int
-) -> RerankerSpec:
+def chat_spec(tokenizer: PreTrainedTokenizerFast, body: str, closing: str, length: int) -> RerankerSpec:
     """The prompt for an instruct model: one user turn in the model's own chat template, no thinking.
 
     Args:
@@ -94,4 +92,4 @@ def chat_spec(
     prefix, found, suffix = str(text).partition(_PLACE_OF_THE_BODY)
     if not found or _PLACE_OF_THE_BODY in suffix:
         raise ValueError("the chat template does not show the user's words once, as they are")
-    return RerankerSpec(length=length, prefix=prefix, body=body, suffix=suffix, instruction=instruction)
+    return RerankerSpec(length=length, prefix=prefix, body=body, suffix=suffix)

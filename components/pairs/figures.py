@@ -10,8 +10,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _HATCHES = ("", "//", "..", "xx")
 
 
-def score_histogram(title: str, scores: Mapping[str, np.ndarray], cut: float | None = None) -> Figure:
-    """Histograms of cosines on one axis, with the value at which pairs were cut."""
+def score_histogram(
+    title: str, scores: Mapping[str, np.ndarray], cut: float | None = None, what: str = "cosine"
+) -> Figure:
+    """Histograms of scores (`what` says which) on one axis, with the value at which pairs were cut."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     filled = [values for values in scores.values() if len(values)]
@@ -25,7 +27,7 @@ def score_histogram(title: str, scores: Mapping[str, np.ndarray], cut: float | N
         )
     if cut is not None:
         axes.axvline(cut, color="black", linestyle="--", label=f"cut at {cut:.3f}")
-    axes.set(title=title, xlabel="cosine", ylabel="count")
+    axes.set(title=title, xlabel=what, ylabel="count")
     axes.legend()
     return figure
 

@@ -121,12 +121,12 @@ def test_cross_encoder_agrees_with_sentence_transformers(cross_encoder):
 def test_chat_spec_frames_the_body_as_the_model_was_taught(language_model):
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     tokenizer.chat_template = CHATML
-    spec = chat_spec(tokenizer, "{instruction}\n{query}\n{document}", "\nyes or no?", "Judge.", 512)
+    spec = chat_spec(tokenizer, "Judge.\n{query}\n{document}", "\nyes or no?", 512)
     whole = spec.prefix + spec.format_body("q", "d {query}") + spec.suffix
     assert whole == ("<|im_start|>user\nJudge.\nq\nd {query}\nyes or no?<|im_end|>\n<|im_start|>assistant\n")
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
-        chat_spec(tokenizer, "{query} {document}", "", "", 512)
+        chat_spec(tokenizer, "{query} {document}", "", 512)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from corpus_tables import write_corpus
+from corpus_tables import write_corpus, write_groups
 
-from components.corpus.duplicates import group_duplicates
 from components.corpus.readers import read_documents
 from components.corpus.schema import PAIRS
 from components.corpus.split import split_documents
 from components.monitor import Silent
-from components.pairs.sources import collect_pairs
+from components.pairs.sources.collect import collect_pairs
 from components.storage import Folder
 
-SCIFACT = Path(__file__).parents[4] / "shared" / "data" / "scifact"
+SCIFACT = Path(__file__).parents[5] / "shared" / "data" / "scifact"
 
 DOCUMENTS = {
     "a": ("Alpha", "Text of alpha."),
@@ -84,10 +84,8 @@ def test_scifact_pairs_are_training_judgements_only(tmp_path):
         sources=[str(SCIFACT)], language="en", min_characters=1, max_characters=None,
         output=root / "documents", monitor=Silent(),
     )  # fmt: skip
-    group_duplicates(
-        documents=root / "documents", threshold=0.7, num_permutations=32, ngram=3, seed=0,
-        output=root / "duplicates", monitor=Silent(),
-    )  # fmt: skip
+    ids = (root / "documents").read_table("documents.parquet")["document_id"].to_pylist()
+    write_groups(root / "duplicates", {document_id: document_id for document_id in ids})
     split_documents(
         documents=root / "documents", duplicates=root / "duplicates", evaluation_queries=1,
         evaluation_documents=1, training_documents=None, synthesis_documents=1, evaluation_split="test",
@@ -114,6 +112,51 @@ def test_scifact_pairs_are_training_judgements_only(tmp_path):
     assert chosen == [row["pair_id"] for row in labelled][:100]
     other, _ = collect(root / "split", root / "other", limit_per_kind=100, seed=1)
     assert set(other["pair_id"].to_pylist()) != set(small["pair_id"].to_pylist())
+
+
+def test_neighbours_and_same_text(split, tmp_path):
+    table, numbers = collect(
+        split, Folder(str(tmp_path / "pairs")), kinds=["same_text", "neighbours"], passage_characters=9
+    )
+    rows = {(row["origin"], row["query"], row["positive"]) for row in table.to_pylist()}
+    texts = {text for _, text in DOCUMENTS.values()}
+    assert {(query, positive) for origin, query, positive in rows if origin == "same_text"} == {
+        (text, text) for text in texts
+    }
+    assert {(query, positive) for origin, query, positive in rows if origin == "neighbours"} == {
+        ("Text of", "alpha."), ("Text of", "beta."), ("Same", "words"),
+    }  # fmt: skip
+    assert numbers["rejected_repeated"] == 2
+
+
+def test_pairs_of_other_steps_are_added_as_they_are(split, tmp_path):
+    pairs, _ = collect(split, Folder(str(tmp_path / "pairs")), kinds=["labelled"])
+    other = Folder(str(tmp_path / "other"))
+    for part in range(2):
+        other.write_table(f"pairs.parquet/{part}.parquet", pairs.slice(part, 1))
+    both, numbers = collect(
+        split,
+        Folder(str(tmp_path / "both")),
+        kinds=["title_body"],
+        labelled=other,
+        synthetic=Folder(str(tmp_path / "pairs")),
+    )
+    assert both.slice(1).equals(pa.concat_tables([pairs, pairs]))
+    assert (numbers["pairs_title_body"], numbers["pairs_labelled"], numbers["rows_out"]) == (1, 4, 5)
+    alone, _ = collect(split, Folder(str(tmp_path / "alone")), kinds=[], labelled=other)
+    assert alone.equals(pairs)
+
+
+def test_a_judgement_without_its_document_is_turned_away(split, tmp_path):
+    write_corpus(
+        split / "train",
+        {"a": DOCUMENTS["a"]},
+        [("q1", "what is first")],
+        [("q1", "a", "all"), ("q1", "gone", "all")],
+    )
+    table, numbers = collect(split, Folder(str(tmp_path / "pairs")), kinds=["labelled"])
+    assert table.num_rows == 1
+    assert numbers["rejected_no_such_document"] == 1
 
 
 def test_bad_input_is_one_sentence(split, tmp_path):

@@ -1,0 +1,144 @@
+"""A sample of passages to search in, and which of them are known to answer which query.
+
+In memory stand numbers alone: two a passage, and a few for each pair whose positive is in the sample.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from components.corpus.digests import digests, find
+from components.corpus.schema import passage
+from components.corpus.tables import read_batches
+from components.corpus.words import normalise
+from components.pairs.filters.scores import ROWS_AT_ONCE
+from components.pairs.lookup import Lookup
+from components.pairs.table import read_pairs
+from components.search.shards import TableShards, write_tables
+from components.storage import Folder
+
+DOCUMENTS_FILE = "documents.parquet"
+
+
+class Links:
+    """Rows of the pool by key, of which one may have several.
+
+    Args:
+        parts: keys and rows, int64 of one length each.
+    """
+
+    def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        nothing = np.empty(0, dtype=np.int64)
+        self._keys = Lookup(np.concatenate([nothing, *(keys for keys, _ in parts)]))
+        self._row_L = np.concatenate([nothing, *(rows for _, rows in parts)])
+
+    def find(self, key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every link of every key: the key's number and the row, int64 [links] each."""
+        which, places = self._keys.find(key_N)
+        return which, self._row_L[places]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """P distinct passages, numbered by where they first stand.
+
+    Attributes:
+        digest_P: int64 of their texts, ascending.
+        row_P: int64, the number of the passage of each digest.
+        texts: column `text`.
+        answers: passages that are known to answer a query, by the keys of `query_keys`.
+    """
+
+    seed: int
+    digest_P: np.ndarray
+    row_P: np.ndarray
+    texts: TableShards
+    answers: Links
+
+    def rows(self, texts: Sequence[str]) -> np.ndarray:
+        """The number of each text, int64 [N]; -1: not in the pool."""
+        place_N, there_N = find(self.digest_P, _digests(texts, str(self.seed)))
+        return np.where(there_N, self.row_P[place_N], -1)
+
+
+def build_pool(
+    pairs: Folder, documents: Folder | None, size: int, seed: int, folder: Folder, rows_per_shard: int
+) -> Pool:
+    """Sample `size` distinct passages of the positives of all pairs and of the documents.
+
+    Which are taken depends on their text and the seed alone: those of the smallest digests.
+
+    Args:
+        folder: takes the texts; what an earlier attempt wrote there is kept.
+
+    Raises:
+        ValueError: no pair has a positive.
+    """
+    digest_P = np.empty(0, np.int64)
+    for texts, _ in _passages(pairs, documents):
+        digest_P = np.unique(np.concatenate([digest_P, _digests(texts, str(seed))]))[:size]
+    if not len(digest_P):
+        raise ValueError("filter: no pair has a positive")
+    row_P = np.full(len(digest_P), -1, dtype=np.int64)
+    members = []
+
+    def new_texts() -> Iterator[pa.Table]:
+        numbered = 0
+        for texts, ids in _passages(pairs, documents):
+            place_N, there_N = find(digest_P, _digests(texts, str(seed)))
+            hits = np.flatnonzero(there_N)
+            place_H, first_H = np.unique(place_N[hits], return_index=True)
+            new = np.sort(first_H[row_P[place_H] < 0])
+            row_P[place_N[hits[new]]] = numbered + np.arange(len(new))
+            numbered += len(new)
+            row_H = row_P[place_N[hits]]
+            members.append((_digests([normalise(texts[hit]) for hit in hits], "text"), row_H))
+            members.append((_digests([ids[hit] for hit in hits], "id"), row_H))
+            yield pa.table({"text": pa.array([texts[hit] for hit in hits[new]], pa.string())})
+
+    pieces = new_texts()
+    written = write_tables(pieces, folder, rows_per_shard)
+    for _ in pieces:
+        pass  # an earlier attempt wrote the texts: what is known of them is gathered all the same
+    return Pool(seed, digest_P, row_P, written, Links(_answers(pairs, Links(members))))
+
+
+def query_keys(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """What a query is known by: its id and its text, int64 [N] each."""
+    texts = [normalise(query) for query in pairs["query"].to_pylist()]
+    return _digests(pairs["query_id"].to_pylist(), "query-id"), _digests(texts, "query")
+
+
+def _answers(pairs: Folder, members: Links) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Which passages answer which query: the positives of all pairs, found by id and by text."""
+    links = []
+    for table in read_pairs(pairs, ROWS_AT_ONCE):
+        texts = [normalise(text) for text in table["positive"].to_pylist()]
+        for keys in (_digests(texts, "text"), _digests(table["positive_id"].to_pylist(), "id")):
+            which, rows = members.find(keys)
+            links += [(query_key_N[which], rows) for query_key_N in query_keys(table)]
+    return links
+
+
+def _passages(pairs: Folder, documents: Folder | None) -> Iterator[tuple[list[str], list[str]]]:
+    """Texts and ids, some at a time, without those that are empty."""
+    for table in read_pairs(pairs, ROWS_AT_ONCE):
+        yield _filled(table["positive"].to_pylist(), table["positive_id"].to_pylist())
+    if documents is None:
+        return
+    columns = ("document_id", "title", "text")
+    for batch in read_batches(documents, DOCUMENTS_FILE, columns):
+        ids, titles, texts = (batch[name].to_pylist() for name in columns)
+        yield _filled([passage(title, text) for title, text in zip(titles, texts, strict=True)], ids)
+
+
+def _filled(texts: list[str], ids: list[str]) -> tuple[list[str], list[str]]:
+    kept = [row for row, text in enumerate(texts) if text.strip()]
+    return [texts[row] for row in kept], [ids[row] for row in kept]
+
+
+def _digests(texts: Iterable[str], kind: str) -> np.ndarray:
+    """int64 [N]; texts of different kinds have nothing to do with one another."""
+    return digests([f"{kind}\x1f{text}" for text in texts])
