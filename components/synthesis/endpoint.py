@@ -43,6 +43,8 @@ class Endpoint:
         response_format: `json_schema` where the endpoint constrains the decoding, `json_object` where it only
             promises JSON, `text` where it knows neither: then the examples alone ask for it.
         seed_rows: send the seed of each row.
+        extra_body: fields of every request that this API knows and others do not, as
+            `{"chat_template_kwargs": {"enable_thinking": false}}`.
         requests_per_minute: None: no limit. concurrency: requests at once.
         timeout_seconds: of one request, all of it. retries: further tries of one.
     """
@@ -52,6 +54,7 @@ class Endpoint:
     key_variable: str | None
     response_format: ResponseFormat
     seed_rows: bool
+    extra_body: dict[str, Any]
     requests_per_minute: float | None
     concurrency: int
     timeout_seconds: float
@@ -145,12 +148,11 @@ class Client:
             except (TimeoutError, openai.APIError, json.JSONDecodeError) as error:
                 failure = _failure(error, self._endpoint)
                 asked = _retry_after(error)
-                if asked is not None and failure.fault == "rate_limited":
-                    self._not_before = max(
-                        self._not_before, time.monotonic() + min(asked, LONGEST_RETRY_AFTER)
-                    )
-                if not tries_left or failure.fault == "request_refused" or (asked or 0) > LONGEST_RETRY_AFTER:
+                too_long = asked is not None and asked > LONGEST_RETRY_AFTER
+                if not tries_left or failure.fault == "request_refused" or too_long:
                     return failure
+                if asked is not None and failure.fault == "rate_limited":
+                    self._not_before = max(self._not_before, time.monotonic() + asked)
             await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.75, 1.25))
             wait = min(2 * wait, LONGEST_WAIT)
         raise AssertionError("the last try returns")
@@ -162,7 +164,9 @@ class Client:
             await self._limiter.acquire()
 
     async def _post(self, call: Call) -> Reply:
-        body: dict[str, Any] = {"seed": call.seed} if self._endpoint.seed_rows else {}
+        body = dict(self._endpoint.extra_body)
+        if self._endpoint.seed_rows:
+            body["seed"] = call.seed
         if self._endpoint.response_format == "json_schema":
             schema = {"name": "answer", "strict": True, "schema": json.loads(call.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}

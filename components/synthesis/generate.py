@@ -23,7 +23,13 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
 from components.storage import Folder
-from components.synthesis.answers import arrow_filesystem, forget_failures, id_digest, read_finished
+from components.synthesis.answers import (
+    Finished,
+    arrow_filesystem,
+    forget_failures,
+    id_digest,
+    read_finished,
+)
 from components.synthesis.collect import Provenance, collect
 from components.synthesis.draws import Draws, is_kept, keep_rates
 from components.synthesis.endpoint import Endpoint, ResponseFormat, ask_endpoint
@@ -58,6 +64,7 @@ def synthesise(
     max_tokens: int,
     dtype: str,
     seed: int,
+    chat_template_arguments: dict[str, Any] | None = None,
     output: Folder,
     monitor: Monitor,
     state: Folder,
@@ -67,6 +74,7 @@ def synthesise(
     num_cpus: float = 1,
     num_gpus: int = 0,
     num_engines: int = 1,
+    num_retrievers: int = 1,
     max_model_length: int = 2560,
     max_error_share: float = 0.2,
 ) -> dict[str, float]:
@@ -87,11 +95,14 @@ def synthesise(
         passage_characters: so much of a document's title and text is shown to the writer.
         temperature, top_p, frequency_penalty, max_tokens: of each call.
         dtype: in which the writer computes, as vLLM names it.
+        chat_template_arguments: what the writer's chat template wants to know beside the messages, as
+            `{"enable_thinking": False}`.
         output: receives `pairs.parquet` (PAIRS) and `rejected/rejected.parquet`, both by document id.
         state: what survives an attempt.
         retriever: the embedding model that chooses five personas for a document; None: BM25 does.
         prompts, personas: files (path or URI) in place of the project's own.
         num_cpus, num_gpus: of one engine. num_engines: engines side by side, each with the whole model.
+        num_retrievers: processes that choose personas.
         max_model_length: tokens of a prompt (with its examples and the passage) and its answer.
         max_error_share: share of the rows for which the engine may fail or answer unreadably.
 
@@ -125,12 +136,23 @@ def synthesise(
             prompts=task.prompts,
             sampling=sampling,
             hardware=hardware,
+            chat_template_arguments=chat_template_arguments or {},
             ledger=ledger,
             state=state,
         )
 
     return _run(
-        task, ask, num_engines, llm, prompt_version, retriever, max_error_share, output, monitor, state
+        task,
+        ask,
+        num_engines,
+        llm,
+        prompt_version,
+        retriever,
+        num_retrievers,
+        max_error_share,
+        output,
+        monitor,
+        state,
     )
 
 
@@ -150,6 +172,7 @@ def synthesise_at_endpoint(
     response_format: ResponseFormat,
     seed_rows: bool,
     seed: int,
+    extra_body: dict[str, Any] | None = None,
     base_url: str,
     output: Folder,
     monitor: Monitor,
@@ -160,6 +183,7 @@ def synthesise_at_endpoint(
     key_variable: str | None = None,
     requests_per_minute: float | None = None,
     concurrency: int = 16,
+    num_retrievers: int = 1,
     timeout_seconds: float = 120.0,
     retries: int = 5,
     max_error_share: float = 0.2,
@@ -171,7 +195,7 @@ def synthesise_at_endpoint(
 
     Args:
         llm: the model's name at the endpoint; the pairs carry it.
-        base_url, key_variable, response_format, seed_rows, requests_per_minute, concurrency,
+        base_url, key_variable, response_format, seed_rows, extra_body, requests_per_minute, concurrency,
             timeout_seconds, retries: see `Endpoint`.
 
     Returns: as `synthesise`.
@@ -197,6 +221,7 @@ def synthesise_at_endpoint(
         key_variable=key_variable,
         response_format=response_format,
         seed_rows=seed_rows,
+        extra_body=extra_body or {},
         requests_per_minute=requests_per_minute,
         concurrency=concurrency,
         timeout_seconds=timeout_seconds,
@@ -215,7 +240,9 @@ def synthesise_at_endpoint(
             state=state,
         )
 
-    return _run(task, ask, 1, llm, prompt_version, retriever, max_error_share, output, monitor, state)
+    return _run(
+        task, ask, 1, llm, prompt_version, retriever, num_retrievers, max_error_share, output, monitor, state
+    )
 
 
 @dataclass(frozen=True)
@@ -292,6 +319,7 @@ def _run(
     llm: str,
     prompt_version: str,
     retriever: Folder | None,
+    num_retrievers: int,
     max_error_share: float,
     output: Folder,
     monitor: Monitor,
@@ -304,7 +332,7 @@ def _run(
         ledger = new_ledger(most_errors, num_engines)
         try:
             with watched(ledger, monitor, len(finished.digests_N), task.used), _quiet_ray_data():
-                answered = ask(_requests(task, finished, retriever), ledger)
+                answered = ask(_requests(task, finished, retriever, num_retrievers), ledger)
                 for _ in answered.iter_internal_ref_bundles():
                     pass
         except Exception as error:
@@ -342,7 +370,7 @@ def _run(
     }
 
 
-def _requests(task: _Task, finished: Any, retriever: Folder | None) -> Dataset:
+def _requests(task: _Task, finished: Finished, retriever: Folder | None, num_retrievers: int) -> Dataset:
     """The rows that are still to be asked for."""
     held = ray.put(finished)
 
@@ -363,7 +391,7 @@ def _requests(task: _Task, finished: Any, retriever: Folder | None) -> Dataset:
         fn_constructor_args=(task.personas, retriever, task.seed),
         batch_size=ROWS_PER_BLOCK,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),
+        compute=ActorPoolStrategy(size=num_retrievers),
         num_cpus=0,
     )
 

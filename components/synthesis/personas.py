@@ -39,8 +39,6 @@ class PersonaSearch:
             torch.set_num_threads(1)  # beside the engine
             with retriever.local() as directory:
                 self._embedder = Embedder.load(directory)
-            if torch.cuda.is_available():
-                self._embedder = self._embedder.to("cuda")
             self._persona_PD = self._embedder.encode(personas, "document", tokens_per_batch=TOKENS_PER_BATCH)
 
     def __call__(self, requests: pa.Table) -> pa.Table:

@@ -64,6 +64,7 @@ class RowStage(vLLMEngineStageUDF):
         prompts: Prompts,
         sampling: Sampling,
         seed_rows: bool,
+        chat_template_arguments: dict[str, Any],
         ledger: ActorHandle,
         state: Folder,
         **engine: Any,
@@ -75,6 +76,7 @@ class RowStage(vLLMEngineStageUDF):
         self._prompts: Prompts = prompts
         self._sampling: Sampling = sampling
         self._seed_rows: bool = seed_rows
+        self._template_arguments: dict[str, Any] = chat_template_arguments
         self._ledger: ActorHandle = ledger
         self._log: AnswerLog = AnswerLog(state)
         ledger.engine_ready.remote(time.perf_counter() - began)
@@ -118,7 +120,11 @@ class RowStage(vLLMEngineStageUDF):
         if self._seed_rows:
             sampling["seed"] = call.seed
         tokens = self._tokenizer.apply_chat_template(
-            call.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            call.messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **self._template_arguments,
         )
         return {self.IDX_IN_BATCH_COLUMN: index, "tokenized_prompt": tokens, "sampling_params": sampling}
 
@@ -130,6 +136,7 @@ def ask_cluster(
     prompts: Prompts,
     sampling: Sampling,
     hardware: Hardware,
+    chat_template_arguments: dict[str, Any],
     ledger: ActorHandle,
     state: Folder,
 ) -> Dataset:
@@ -180,6 +187,7 @@ def ask_cluster(
         "prompts": prompts,
         "sampling": sampling,
         "seed_rows": hardware.num_gpus > 0,
+        "chat_template_arguments": chat_template_arguments,
         "ledger": ledger,
         "state": state,
     }

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray
+from fake_endpoint import RETRY_AFTER, Running
 
 from components.corpus.schema import DOCUMENTS, PAIRS, conform
 from components.monitor import Silent
@@ -21,9 +21,6 @@ from components.storage import Folder
 from components.synthesis.answers import read_finished
 from components.synthesis.generate import synthesise_at_endpoint
 from components.synthesis.prompts import personas_version, prompt_version
-
-sys.path.insert(0, os.path.dirname(__file__))
-from fake_endpoint import RETRY_AFTER, Running
 
 ROWS = 200
 FAMILIES = ("retrieval", "bitext_mining", "sts", "classification")
@@ -84,7 +81,7 @@ class Asked:
         return ray.remote(num_cpus=0, max_retries=0, runtime_env=environment)(task).remote()
 
     def run(self) -> dict[str, float]:
-        return ray.get(self.start(), timeout=120)
+        return ray.get(self.start(), timeout=240)  # whatever an endpoint does, nothing hangs
 
     def pairs(self) -> list[dict[str, Any]]:
         return conform(self.output.read_table("pairs.parquet"), PAIRS).to_pylist()
@@ -144,9 +141,7 @@ def test_a_tenth_of_the_rows_breaks_and_each_costs_one_row(asked: Asked, endpoin
     kinds = [*FOR_EVER, *ONCE]
     faults = {f"row{10 * number:04d}": kinds[number % len(kinds)] for number in range(ROWS // 10)}
     endpoint.behave(faults)
-    began = time.monotonic()
     numbers = asked.run()
-    assert time.monotonic() - began < 60
 
     bad = {row[3:]: fault for row, fault in faults.items() if fault in FOR_EVER}
     rejected, pairs = asked.rejected(), asked.pairs()
@@ -166,10 +161,11 @@ def test_a_tenth_of_the_rows_breaks_and_each_costs_one_row(asked: Asked, endpoin
     # A good row costs one request a call, and no more.
     families = {pair["seed"]: pair["task"] for pair in pairs}
     requests = endpoint.asked()
-    seeds = {request["row"]: request["seed"] for request in requests}
+    seeds = {request["row"]: request["body"]["seed"] for request in requests}
     for row, times in Counter(request["row"] for request in requests).items():
         if row not in faults:
             assert times == (2 if families[seeds[row]] == "retrieval" else 1)
+    assert requests[-1]["at"] - requests[0]["at"] < 60
     # Who is told to wait does.
     for row, fault in faults.items():
         if fault == "limit_429_once":
@@ -279,14 +275,8 @@ def test_the_rate_limit_holds(asked: Asked, endpoint: Running):
 
 def processes_of_the_step() -> list[psutil.Process]:
     """The workers of this session's cluster that run the step: its task and Ray Data's actors."""
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if any(
-            name in process.name() or name in " ".join(process.cmdline()) for name in ("task", "MapWorker")
-        )
-        and "ray::" in " ".join(process.cmdline())
-    ]
+    workers = psutil.Process().children(recursive=True)
+    return [w for w in workers if " ".join(w.cmdline()).startswith(("ray::task", "ray::MapWorker"))]
 
 
 def test_after_a_kill_no_finished_row_is_asked_for_again(asked: Asked, endpoint: Running, tmp_path: Path):

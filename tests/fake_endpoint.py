@@ -4,15 +4,18 @@ Every document of a test holds a word like `row0012`; by it the endpoint knows t
 the port it listens on. POST /behave {"faults": {row: fault}, "seconds": s} begins anew; GET /asked gives every
 request since, in order.
 
-Faults for ever: `broken_json` (an answer cut off), `no_json` (a body that is none), `error_500`, `limit_429`, `hang`,
-`refused_400`, `denied_401`. Faults of a row's first request alone: those with `_once`.
+Faults for ever: `broken_json` (an answer cut off), `no_json` (a body that is none), `error_500`, `limit_429`,
+`limit_429_date` (Retry-After as a date), `limit_429_hours`, `no_quota`, `hang`, `drip` (a byte a while, never
+done), `refused_400`, `denied_401`, `refusal`. Faults of a row's first request alone: those with `_once`.
 """
 
 import asyncio
+import email.utils
 import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from typing import Any
 
@@ -42,12 +45,12 @@ class Endpoint:
     async def complete(self, request: web.Request) -> web.Response:
         body = await request.json()
         row = ROW.findall(body["messages"][-1]["content"])[0]
-        schema = body["response_format"]["json_schema"]["schema"]["properties"]
+        asked_format = body.get("response_format", {})
+        schema = asked_format.get("json_schema", {}).get("schema", {}).get("properties", {"query": {}})
         self.asked.append(
             {
                 "row": row,
-                "field": next(iter(schema)),
-                "seed": body.get("seed"),
+                "body": {name: value for name, value in body.items() if name != "messages"},
                 "at": asyncio.get_running_loop().time(),
                 "key": request.headers.get("Authorization"),
             }
@@ -65,6 +68,20 @@ class Endpoint:
             case "limit_429":
                 headers = {"Retry-After": str(RETRY_AFTER)}
                 return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
+            case "limit_429_date":
+                headers = {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)}
+                return web.json_response({"error": {"message": "slow down"}}, status=429, headers=headers)
+            case "limit_429_hours":
+                return web.json_response({"error": {}}, status=429, headers={"Retry-After": "36000"})
+            case "no_quota":
+                error = {"message": "pay first", "code": "insufficient_quota"}
+                return web.json_response({"error": error}, status=429)
+            case "drip":
+                response = web.StreamResponse(headers={"Content-Type": "application/json"})
+                await response.prepare(request)
+                while True:
+                    await response.write(b" ")
+                    await asyncio.sleep(0.1)
             case "refused_400":
                 return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
             case "denied_401":
@@ -74,15 +91,16 @@ class Endpoint:
         text = json.dumps(write(row, schema), ensure_ascii=False)
         if fault == "broken_json":
             text = text[: len(text) // 2]
+        message = {"role": "assistant", "content": text}
+        if fault == "refusal":
+            message = {"role": "assistant", "content": None, "refusal": "lamps are dangerous"}
         return web.json_response(
             {
                 "id": "chatcmpl-1",
                 "object": "chat.completion",
                 "created": 0,
                 "model": body["model"],
-                "choices": [
-                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                ],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
             }
         )
