@@ -21,6 +21,7 @@ from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 from components.storage import Folder
 
 ROWS = "rows"
+FORGET = "forget-failures"
 ID = "document_id"
 WRITE_EVERY = 1.0  # seconds
 
@@ -121,8 +122,18 @@ def read_finished(state: Folder) -> Finished:
     return Finished(np.unique(np.concatenate(digests)), len(failed))
 
 
+def ask_failures_again(state: Folder) -> None:
+    """Have the next attempt forget the rows that the writer failed for.
+
+    Not done at once: while a step ends, rows that were in work are still being written.
+    """
+    state.write(FORGET, b"")
+
+
 def forget_failures(state: Folder) -> None:
-    """Drop the rows that the writer failed for, so that the next attempt asks for them again."""
+    """Drop the rows that the writer failed for, if `ask_failures_again` said so, and keep the others."""
+    if not state.exists(FORGET):
+        return
     for name in state.names(f"{ROWS}/*.parquet"):
         rows = state.read_table(name)
         good = rows.filter(pc.equal(rows.column("error"), ""))
@@ -131,6 +142,7 @@ def forget_failures(state: Folder) -> None:
         if good.num_rows:
             _write(state, good)  # a crash before the next line leaves rows that stand twice; readers take one
         state.delete(name)
+    state.delete(FORGET)
 
 
 def answer_paths(state: Folder) -> list[str]:

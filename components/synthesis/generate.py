@@ -26,6 +26,7 @@ from components.storage import Folder
 from components.synthesis.answers import (
     Finished,
     arrow_filesystem,
+    ask_failures_again,
     forget_failures,
     id_digest,
     read_finished,
@@ -325,6 +326,7 @@ def _run(
     monitor: Monitor,
     state: Folder,
 ) -> dict[str, float]:
+    forget_failures(state)
     finished = read_finished(state)
     facts = {"engine_start_seconds": 0.0, "rows_per_second": 0.0, "output_tokens_per_second": 0.0}
     if len(finished.digests_N) < task.used:
@@ -340,7 +342,7 @@ def _run(
             if book.stopped:
                 raise ValueError(book.stopped) from error
             if book.errors > most_errors:
-                forget_failures(state)
+                ask_failures_again(state)
                 kinds = ", ".join(f"{fault} {count}" for fault, count in book.faults.most_common())
                 raise ValueError(
                     f"the writer failed for {book.errors + finished.failed} of {task.used} rows ({kinds}), more "

@@ -11,6 +11,7 @@ from components.synthesis.answers import (
     ANSWERS,
     ROWS,
     AnswerLog,
+    ask_failures_again,
     forget_failures,
     id_digest,
     read_finished,
@@ -38,6 +39,7 @@ def state(tmp_path: Path) -> Folder:
 def test_nothing_is_finished_before_the_first_attempt(state: Folder):
     assert len(read_finished(state).digests_N) == 0
     assert "a" not in read_finished(state)
+    ask_failures_again(state)
     forget_failures(state)
     assert state.names(f"{ROWS}/*") == []
 
@@ -85,6 +87,9 @@ def test_failures_are_forgotten_and_the_others_kept(state: Folder):
     record(state, "first", [answer("a"), answer("b", "no answer")])
     record(state, "second", [answer("c", "a cut-off answer")])
     record(state, "third", [answer("d")])
+    forget_failures(state)  # nobody asked for that
+    assert read_finished(state).failed == 2
+    ask_failures_again(state)
     forget_failures(state)
     assert ids(state) == ["a", "d"]
     assert read_finished(state).failed == 0
