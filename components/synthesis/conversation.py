@@ -66,7 +66,7 @@ async def _ask_twice(request: dict[str, Any], prompts: Prompts, ask: Ask, writte
     first = Call(
         family.configuration_messages(request["passage"], *offers),
         family.configuration_schema(*offers),
-        request["request_seed"],
+        int(request["request_seed"]),  # Ray Data may hand in numpy's
     )
     await _ask(written, "configuration", first, ask)
     if written["fault"]:
@@ -76,7 +76,7 @@ async def _ask_twice(request: dict[str, Any], prompts: Prompts, ask: Ask, writte
     messages = family.query_messages(
         request["passage"], choice, request["length"], request["asked_language"], prompts.languages
     )
-    await _ask(written, "answer", Call(messages, family.query_schema(), request["request_seed"]), ask)
+    await _ask(written, "answer", Call(messages, family.query_schema(), first.seed), ask)
 
 
 def _single_call(request: dict[str, Any], prompts: Prompts) -> Call:
@@ -93,7 +93,7 @@ def _single_call(request: dict[str, Any], prompts: Prompts) -> Call:
             schema = prompts.classification.answer_schema()
         case family:
             raise AssertionError(family)
-    return Call(messages, schema, request["request_seed"])
+    return Call(messages, schema, int(request["request_seed"]))
 
 
 async def _ask(written: dict[str, Any], field: str, call: Call, ask: Ask) -> None:
