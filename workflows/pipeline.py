@@ -214,9 +214,10 @@ def _synthesise(recipe: Recipe, profile: Profile, split: Step) -> Step:
         "synthetic",
         "components.synthesis.generate:synthesise",
         config={
-            **asked.model_dump(exclude={"writer", "prompts", "personas"}),
+            **asked.model_dump(exclude={"writer", "prompts", "personas", "instruction", "length_words"}),
             "llm": _label(asked.writer),
-            "language": recipe.documents.language,
+            "draws": {"length_words": {"{}-{}".format(*asked.length_words): 1.0}},
+            "instructions": {"retrieval": asked.instruction},
             "prompt_version": prompts.prompt_version(asked.prompts),
             "persona_version": prompts.personas_version(asked.personas),
         },

@@ -1,109 +1,175 @@
 """What the writer answered, row by row, in a place that survives the attempt.
 
-Ray Data writes it, and leaves out what stands there when the step is tried again.
+Whoever asks the writer keeps its answers here himself, about once a second: a row counts as finished when it stands
+here, and is never asked for again. What a crash costs is a second of answers, however long the slowest row of a
+batch takes.
 """
 
-import contextlib
+import asyncio
+import hashlib
 import uuid
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
-from ray.data import DataContext, Dataset
-from ray.data.checkpoint import CheckpointConfig
 
-from components.corpus.schema import conform
 from components.storage import Folder
 
 ROWS = "rows"
-CHECKPOINT = "checkpoint"
+FORGET = "forget-failures"
 ID = "document_id"
-WAIT_FOR_ENGINE = 1200  # seconds until engines that do not start are given up
+WRITE_EVERY = 1.0  # seconds
+
+_REQUEST = [
+    pa.field(ID, pa.string(), nullable=False),
+    pa.field("family", pa.string(), nullable=False),
+    pa.field("text", pa.string(), nullable=False),
+    pa.field("passage", pa.string(), nullable=False),
+    pa.field("language", pa.string(), nullable=False),
+    pa.field("asked_language", pa.string(), nullable=False),
+    pa.field("question_type", pa.string(), nullable=False),
+    pa.field("difficulty", pa.string(), nullable=False),
+    pa.field("length", pa.int64(), nullable=False),
+    pa.field("request_seed", pa.int64(), nullable=False),
+    pa.field("fault", pa.string(), nullable=False),
+]
+REQUESTS = pa.schema([*_REQUEST, pa.field("characters", pa.list_(pa.string()), nullable=False)])
+"""What the writer is asked for a document.
+
+`text` goes into the pair: the whole document for retrieval, else what is shown. `passage` is what the writer is
+shown. `question_type` is the row's kind: of retrieval the type of question ("" leaves it to the writer), of
+classification the aspect, of sts the two levels. `difficulty`: of retrieval, likewise. `length` in words, of a
+retrieval query. `characters`: the personas offered. `fault`: why nothing can be asked, "" if it can.
+"""
 
 ANSWERS = pa.schema(
     [
-        pa.field(ID, pa.string(), nullable=False),
-        pa.field("passage", pa.string(), nullable=False),
-        pa.field("length", pa.int64(), nullable=False),
-        pa.field("request_seed", pa.int64(), nullable=False),
-        pa.field("configuration", pa.string(), nullable=False),
-        pa.field("query", pa.string(), nullable=False),
+        *_REQUEST,
         pa.field("character", pa.string(), nullable=False),
-        pa.field("question_type", pa.string(), nullable=False),
-        pa.field("difficulty", pa.string(), nullable=False),
+        pa.field("configuration", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
         pa.field("input_tokens", pa.int64(), nullable=False),
         pa.field("output_tokens", pa.int64(), nullable=False),
-        pa.field("fault", pa.string(), nullable=False),
         pa.field("error", pa.string(), nullable=False),
     ]
 )
-"""What the writer was shown, its two answers as they came, and what went wrong, if anything did."""
+"""The request, the writer's two answers as they came (`configuration` of retrieval only), and what went wrong:
+`fault` a reason, `error` its words."""
 
 
-@contextlib.contextmanager
-def checkpointed(state: Folder) -> Iterator[None]:
-    """Datasets made in the block leave out the rows that `state` already holds and record those they write.
+class AnswerLog:
+    """Writes finished rows into `state`, those of a second as one file. For one event loop."""
 
-    Ray's data context is global to the process, so it is put back at the end.
+    def __init__(self, state: Folder) -> None:
+        self._state = state
+        self._rows: list[dict[str, Any]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def keep(self, row: dict[str, Any]) -> None:
+        """Returns once the row, of ANSWERS, would survive the process."""
+        self._rows.append(row)
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(self._write_soon())
+        await asyncio.shield(self._writing)
+
+    async def _write_soon(self) -> None:
+        await asyncio.sleep(WRITE_EVERY)
+        rows, self._rows, self._writing = self._rows, [], None
+        await asyncio.to_thread(_write, self._state, pa.Table.from_pylist(rows, schema=ANSWERS))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The rows that need not be asked for again.
+
+    Attributes:
+        digests_N: uint64, sorted: `id_digest` of each. failed: how many of them the writer failed for.
     """
-    context = DataContext.get_current().copy()
-    context.checkpoint_config = CheckpointConfig(
-        id_column=ID,
-        checkpoint_path=state.path(CHECKPOINT),
-        override_filesystem=_arrow_filesystem(state),
-        delete_checkpoint_on_success=False,
-    )
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.wait_for_min_actors_s = WAIT_FOR_ENGINE
-    with DataContext.current(context):
-        yield
+
+    digests_N: np.ndarray
+    failed: int
+
+    def __contains__(self, row_id: str) -> bool:
+        digest = id_digest(row_id)
+        place = int(np.searchsorted(self.digests_N, digest))
+        return place < len(self.digests_N) and self.digests_N[place] == digest
 
 
-def read_dataset(folder: Folder, name: str, columns: list[str], rows_per_block: int) -> Dataset:
-    """A Parquet table as a dataset of small blocks: a block is what is recorded at once."""
-    dataset = ray.data.read_parquet(
-        folder.path(name), filesystem=_arrow_filesystem(folder), columns=columns, num_cpus=0
-    )
-    return dataset.repartition(target_num_rows_per_block=rows_per_block)
+def id_digest(row_id: str) -> np.uint64:
+    """64 bits of a row's id: eight bytes a row are what is held of all rows."""
+    digest = hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).digest()
+    return np.uint64(int.from_bytes(digest[:8], "big"))
 
 
-def write_answers(state: Folder, dataset: Dataset) -> None:
-    """Run the dataset, which gives rows of ANSWERS, into `state`."""
-    dataset.select_columns(ANSWERS.names).write_parquet(
-        state.path(ROWS), filesystem=_arrow_filesystem(state), ray_remote_args={"num_cpus": 0}
-    )
+def read_finished(state: Folder) -> Finished:
+    """The ids of all finished rows."""
+    paths = answer_paths(state)
+    if not paths:
+        return Finished(np.zeros(0, dtype=np.uint64), 0)
+    digests, failed = [], set()
+    table = ds.dataset(paths, filesystem=arrow_filesystem(state), format="parquet", schema=ANSWERS)
+    for batch in table.to_batches(columns=[ID, "fault", "error"]):
+        ids = batch.column(ID).to_pylist()
+        digests.append(np.array([id_digest(row_id) for row_id in ids], dtype=np.uint64))
+        failed |= {
+            row_id for row_id, error in zip(ids, batch.column("error").to_pylist(), strict=True) if error
+        }
+    return Finished(np.unique(np.concatenate(digests)), len(failed))
 
 
-def read_answers(state: Folder) -> pa.Table:
-    """The rows that are recorded as finished, one a document."""
-    finished = [name for name in state.names(f"{CHECKPOINT}/*.parquet") if ".pending." not in name]
-    if not finished:
-        return ANSWERS.empty_table()
-    # Ray Data does not say of every file that its ids are never null.
-    recorded = pa.concat_tables(
-        [state.read_table(name, columns=[ID]) for name in finished], promote_options="default"
-    )
-    rows = conform(state.read_table(ROWS), ANSWERS)
-    rows = rows.filter(pc.is_in(rows.column(ID), recorded.column(ID).combine_chunks()))
-    # A crash while failures are forgotten can leave a row behind that is then written again.
-    first = {document_id: row for row, document_id in reversed(list(enumerate(rows.column(ID).to_pylist())))}
-    return rows.take(sorted(first.values()))
+def ask_failures_again(state: Folder) -> None:
+    """Have the next attempt forget the rows that the writer failed for.
+
+    Not done at once: while a step ends, rows that were in work are still being written.
+    """
+    state.write(FORGET, b"")
 
 
 def forget_failures(state: Folder) -> None:
-    """Drop the rows that failed, so that the next attempt asks for them again and keeps the others."""
-    answers = read_answers(state)
-    good = answers.filter(pc.equal(answers.column("fault"), ""))
-    state.delete(CHECKPOINT)
-    state.delete(ROWS)
-    if good.num_rows:
-        name = f"kept-{uuid.uuid4().hex}.parquet"
-        state.write_table(f"{ROWS}/{name}", good)
-        state.write_table(f"{CHECKPOINT}/{name}", good.select([ID]))
+    """Drop the rows that the writer failed for, if `ask_failures_again` said so, and keep the others."""
+    if not state.exists(FORGET):
+        return
+    for name in state.names(f"{ROWS}/*.parquet"):
+        rows = state.read_table(name)
+        good = rows.filter(pc.equal(rows.column("error"), ""))
+        if good.num_rows == rows.num_rows:
+            continue
+        if good.num_rows:
+            _write(state, good)  # a crash before the next line leaves rows that stand twice; readers take one
+        state.delete(name)
+    state.delete(FORGET)
 
 
-def _arrow_filesystem(folder: Folder) -> FileSystem:
+def answer_paths(state: Folder) -> list[str]:
+    """The files that hold rows, as paths in the folder's file system."""
+    return [state.path(name) for name in state.names(f"{ROWS}/*.parquet")]
+
+
+def arrow_filesystem(folder: Folder) -> FileSystem:
     return LocalFileSystem() if folder.is_local else PyFileSystem(FSSpecHandler(folder.filesystem))
+
+
+def answer(request: dict[str, Any], **written: Any) -> dict[str, Any]:
+    """A row of ANSWERS: a request with what was written for it."""
+    blank = {
+        "character": "",
+        "configuration": "",
+        "answer": "",
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "error": "",
+    }
+    row = {**blank, **request, **written}
+    return {name: row[name] for name in ANSWERS.names}
+
+
+def _write(state: Folder, rows: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink)
+    # Whole or not at all: a process may die here.
+    state.write(f"{ROWS}/{uuid.uuid4().hex}.parquet", sink.getvalue().to_pybytes())

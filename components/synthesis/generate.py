@@ -1,38 +1,52 @@
-"""Synthesis for retrieval: a language model writes one query a document (Qwen3 Embedding, arXiv 2506.05176).
+"""Synthesis: a language model writes training pairs for documents (Qwen3 Embedding, arXiv 2506.05176).
 
-Two calls a document: the first picks a character, a question type and a difficulty for the passage, the
-second writes the query. Everything about a document but the model's words is drawn from its id and the seed.
+Four families: retrieval (a query for a document), bitext mining (a sentence and its translation), semantic textual
+similarity (a sentence, one like it, one less like it), classification (a text, its label, other labels). Everything
+about a row but the model's words is drawn from its document's id and the seed. Two steps, one an engine; what they
+share stands below them.
 """
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pydantic import ValidationError
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from components.corpus.schema import DOCUMENTS, PAIRS, conform, content_id, passage
+from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
 from components.storage import Folder
 from components.synthesis.answers import (
-    checkpointed,
+    Finished,
+    arrow_filesystem,
+    ask_failures_again,
     forget_failures,
-    read_answers,
-    read_dataset,
-    write_answers,
+    id_digest,
+    read_finished,
 )
+from components.synthesis.collect import Provenance, collect
+from components.synthesis.draws import Draws, is_kept, keep_rates
+from components.synthesis.endpoint import Endpoint, ResponseFormat, ask_endpoint
 from components.synthesis.ledger import new_ledger, read_book, watched
-from components.synthesis.personas import choose_candidates, draw_length, row_seed
-from components.synthesis.prompts import load_personas, load_prompts, personas_version
+from components.synthesis.personas import PersonaSearch
+from components.synthesis.prompts import Prompts, load_personas, load_prompts, personas_version
 from components.synthesis.prompts import prompt_version as version_of_prompts
-from components.synthesis.validate import Candidate, judge, parse_query
-from components.synthesis.writer import Hardware, Sampling, build_writer
+from components.synthesis.requests import make_requests
+from components.synthesis.sampling import Sampling
+from components.synthesis.writer import Hardware, ask_cluster
 
 SOURCE = "synthesis/documents.parquet"
-ORIGIN = "synthetic"
-TASK = "retrieval"
-ROWS_PER_BLOCK = (
-    16  # finished rows are recorded by the block: so many are lost in a crash, for each block in work
-)
+ROWS_PER_BLOCK = 16  # documents that go to an engine together
+WAIT_FOR_ENGINE = 1200  # seconds until engines that do not start are given up
+
+_COLUMNS = ["document_id", "title", "text", "language"]
 
 
 def synthesise(
@@ -40,11 +54,10 @@ def synthesise(
     split: Folder,
     writer: Folder,
     llm: str,
-    instruction: str,
-    language: str,
+    draws: dict[str, Any],
+    instructions: dict[str, str],
     prompt_version: str,
     persona_version: str,
-    length_words: list[int],
     passage_characters: int,
     temperature: float,
     top_p: float,
@@ -52,149 +65,375 @@ def synthesise(
     max_tokens: int,
     dtype: str,
     seed: int,
+    chat_template_arguments: dict[str, Any] | None = None,
     output: Folder,
     monitor: Monitor,
     state: Folder,
+    retriever: Folder | None = None,
     prompts: str | None = None,
     personas: str | None = None,
     num_cpus: float = 1,
     num_gpus: int = 0,
     num_engines: int = 1,
+    num_retrievers: int = 1,
     max_model_length: int = 2560,
     max_error_share: float = 0.2,
 ) -> dict[str, float]:
-    """Write one query a document and keep those that pass validation.
+    """Have a model in the cluster (vLLM) write one row a document, and keep the rows that pass validation.
 
     Rows that are finished are recorded in `state`: called again with the same `state`, the step asks only for
-    the missing documents. On a GPU each row has its own seed; on the CPU only the engine has one (see
-    `Sampling`), so there a run repeated from nothing may write other words.
+    the missing ones. On a GPU each row has its own seed; on the CPU only the engine has one (see
+    `ask_cluster`), so there a run repeated from nothing may write other words.
 
     Args:
         split: holds `synthesis/documents.parquet`.
         writer: an instruct model with a chat template, in a directory that vLLM loads.
         llm: the writer's name, as the pairs will carry it.
-        instruction: goes into the pairs; it says what the queries are for.
-        language: ISO code of the language of the queries.
+        draws: the fields of `Draws`: families, types, lengths, languages and their shares.
+        instructions: by family, in place of those of the prompt file.
         prompt_version, persona_version: of the files `prompts` and `personas` (see
             `components.synthesis.prompts`); a file that has changed since is refused.
-        length_words: the least and the greatest length that is asked for, drawn uniformly.
         passage_characters: so much of a document's title and text is shown to the writer.
-        temperature, top_p, frequency_penalty, max_tokens: of each of the two calls.
+        temperature, top_p, frequency_penalty, max_tokens: of each call.
         dtype: in which the writer computes, as vLLM names it.
-        output: receives `pairs.parquet` (PAIRS, ordered as the documents) and `rejected/rejected.parquet`.
+        chat_template_arguments: what the writer's chat template wants to know beside the messages, as
+            `{"enable_thinking": False}`.
+        output: receives `pairs.parquet` (PAIRS) and `rejected/rejected.parquet`, both by document id.
         state: what survives an attempt.
+        retriever: the embedding model that chooses five personas for a document; None: BM25 does.
         prompts, personas: files (path or URI) in place of the project's own.
         num_cpus, num_gpus: of one engine. num_engines: engines side by side, each with the whole model.
+        num_retrievers: processes that choose personas.
         max_model_length: tokens of a prompt (with its examples and the passage) and its answer.
-        max_error_share: share of the documents for which the engine may fail or answer unreadably.
+        max_error_share: share of the rows for which the engine may fail or answer unreadably.
 
     Returns:
-        documents, rows_out, rejected_<reason>, kept_share, input_tokens, output_tokens, and of this attempt
-        engine_start_seconds, rows_per_second, output_tokens_per_second (0 if nothing was left to write).
+        rows_in (documents), left_out_by_language, rows_out, pairs_<family>, rejected_<reason>, kept_share,
+        input_tokens, output_tokens, and of this attempt engine_start_seconds, rows_per_second,
+        output_tokens_per_second (0 if nothing was left to write).
 
     Raises:
-        ValueError: a file or a setting is wrong, or more documents failed than `max_error_share` allows.
+        ValueError: a file or a setting is wrong, or more rows failed than `max_error_share` allows.
     """
+    task = _prepare(
+        split,
+        draws,
+        instructions,
+        prompts,
+        personas,
+        prompt_version,
+        persona_version,
+        passage_characters,
+        seed,
+    )
+    _check_chat_template(writer)
+    hardware = Hardware(num_cpus, num_gpus, num_engines, dtype, max_model_length)
+    sampling = Sampling(temperature, top_p, frequency_penalty, max_tokens, seed)
+
+    def ask(requests: Dataset, ledger: ActorHandle) -> Dataset:
+        return ask_cluster(
+            requests,
+            model=writer.path() if writer.is_local else writer.uri,
+            prompts=task.prompts,
+            sampling=sampling,
+            hardware=hardware,
+            chat_template_arguments=chat_template_arguments or {},
+            ledger=ledger,
+            state=state,
+        )
+
+    return _run(
+        task,
+        ask,
+        num_engines,
+        llm,
+        prompt_version,
+        retriever,
+        num_retrievers,
+        max_error_share,
+        output,
+        monitor,
+        state,
+    )
+
+
+def synthesise_at_endpoint(
+    *,
+    split: Folder,
+    llm: str,
+    draws: dict[str, Any],
+    instructions: dict[str, str],
+    prompt_version: str,
+    persona_version: str,
+    passage_characters: int,
+    temperature: float,
+    top_p: float,
+    frequency_penalty: float,
+    max_tokens: int,
+    response_format: ResponseFormat,
+    seed_rows: bool,
+    seed: int,
+    extra_body: dict[str, Any] | None = None,
+    base_url: str,
+    output: Folder,
+    monitor: Monitor,
+    state: Folder,
+    retriever: Folder | None = None,
+    prompts: str | None = None,
+    personas: str | None = None,
+    key_variable: str | None = None,
+    requests_per_minute: float | None = None,
+    concurrency: int = 16,
+    num_retrievers: int = 1,
+    timeout_seconds: float = 120.0,
+    retries: int = 5,
+    max_error_share: float = 0.2,
+) -> dict[str, float]:
+    """As `synthesise`, by a model behind an OpenAI-compatible endpoint.
+
+    A row whose requests fail for good costs that row; a key, address or account that the endpoint refuses ends
+    the step at once. Rows that were answered are in `state` a second later and are not paid for twice.
+
+    Args:
+        llm: the model's name at the endpoint; the pairs carry it.
+        base_url, key_variable, response_format, seed_rows, extra_body, requests_per_minute, concurrency,
+            timeout_seconds, retries: see `Endpoint`.
+
+    Returns: as `synthesise`.
+
+    Raises:
+        ValueError: a file or a setting is wrong, the key is not set, the endpoint refuses every request, or
+            more rows failed than `max_error_share` allows.
+    """
+    task = _prepare(
+        split,
+        draws,
+        instructions,
+        prompts,
+        personas,
+        prompt_version,
+        persona_version,
+        passage_characters,
+        seed,
+    )
+    endpoint = Endpoint(
+        base_url=base_url,
+        model=llm,
+        key_variable=key_variable,
+        response_format=response_format,
+        seed_rows=seed_rows,
+        extra_body=extra_body or {},
+        requests_per_minute=requests_per_minute,
+        concurrency=concurrency,
+        timeout_seconds=timeout_seconds,
+        retries=retries,
+    )
+    endpoint.key()
+    sampling = Sampling(temperature, top_p, frequency_penalty, max_tokens, seed)
+
+    def ask(requests: Dataset, ledger: ActorHandle) -> Dataset:
+        return ask_endpoint(
+            requests,
+            endpoint=endpoint,
+            prompts=task.prompts,
+            sampling=sampling,
+            ledger=ledger,
+            state=state,
+        )
+
+    return _run(
+        task, ask, 1, llm, prompt_version, retriever, num_retrievers, max_error_share, output, monitor, state
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be written, whoever writes it. `rates`: the share used of the documents of each language."""
+
+    split: Folder
+    prompts: Prompts
+    personas: list[str]
+    draws: Draws
+    instructions: dict[str, str]
+    passage_characters: int
+    seed: int
+    documents: int
+    used: int
+    rates: dict[str, float]
+
+
+def _prepare(
+    split: Folder,
+    draws: dict[str, Any],
+    instructions: dict[str, str],
+    prompts: str | None,
+    personas: str | None,
+    prompt_version: str,
+    persona_version: str,
+    passage_characters: int,
+    seed: int,
+) -> _Task:
+    """Read and check all that can be wrong before anything is started."""
     shown = load_prompts(prompts)
     characters = load_personas(personas)
     _check_version("synthesis.prompts", prompts, prompt_version, version_of_prompts(prompts))
     _check_version("synthesis.personas", personas, persona_version, personas_version(personas))
-    shown.language_name(language)
-    shortest, longest = length_words
-    if not 1 <= shortest <= longest:
-        raise ValueError(
-            f"length_words is {length_words}; it must be [least, greatest], the least at least 1"
-        )
-    documents = _read_documents(split)
-    _check_chat_template(writer)
+    asked = check_draws(draws, shown)
+    documents, languages = _survey(split)
+    rates = keep_rates(languages, asked.corpus_languages)
+    used = sum(
+        is_kept(document_id, seed, rates.get(language, 0.0)) for document_id, language in _read_ids(split)
+    )
+    return _Task(
+        split, shown, characters, asked, instructions, passage_characters, seed, documents, used, rates
+    )
 
-    def request(batch: pa.Table) -> pa.Table:
-        ids = batch.column("document_id").to_pylist()
-        passages = [
-            " ".join(passage(title, text).split())[:passage_characters]
-            for title, text in zip(
-                batch.column("title").to_pylist(), batch.column("text").to_pylist(), strict=True
+
+def check_draws(draws: dict[str, Any], prompts: Prompts) -> Draws:
+    """The distributions, all of whose names the prompt file knows. Raises ValueError for the first mistake."""
+    try:
+        asked = Draws.model_validate(draws)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["draws", *map(str, first["loc"])])
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    for code in (*(asked.query_languages or ()), *(asked.translation_languages or ())):
+        prompts.check_language(code)
+    named: dict[str, Mapping[str, Any]] = {
+        "question_types": prompts.retrieval.question_types,
+        "difficulties": prompts.retrieval.difficulties,
+        "aspects": prompts.classification.aspects,
+    }
+    for field, known in named.items():
+        unknown = sorted(set(getattr(asked, field) or ()) - set(known))
+        if unknown:
+            raise ValueError(
+                f"draws.{field} names {unknown[0]!r}; the prompt file describes {', '.join(known)}"
             )
-        ]
-        return pa.table(
-            {
-                "document_id": ids,
-                "passage": passages,
-                "characters": choose_candidates(ids, passages, characters, seed),
-                "length": [draw_length(document_id, (shortest, longest), seed) for document_id in ids],
-                "request_seed": [row_seed(document_id, seed) for document_id in ids],
-            }
-        )
+    return asked
 
-    sampling = Sampling(
-        temperature=temperature,
-        top_p=top_p,
-        frequency_penalty=frequency_penalty,
-        max_tokens=max_tokens,
-        seed=seed,
-        seed_rows=num_gpus > 0,
-    )
-    hardware = Hardware(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        num_engines=num_engines,
-        dtype=dtype,
-        max_model_length=max_model_length,
-    )
 
-    answers = read_answers(state)
+def _run(
+    task: _Task,
+    ask: Callable[[Dataset, ActorHandle], Dataset],
+    num_engines: int,
+    llm: str,
+    prompt_version: str,
+    retriever: Folder | None,
+    num_retrievers: int,
+    max_error_share: float,
+    output: Folder,
+    monitor: Monitor,
+    state: Folder,
+) -> dict[str, float]:
+    forget_failures(state)
+    finished = read_finished(state)
     facts = {"engine_start_seconds": 0.0, "rows_per_second": 0.0, "output_tokens_per_second": 0.0}
-    if answers.num_rows < documents.num_rows:
-        most_errors = math.floor(max_error_share * documents.num_rows)
+    if len(finished.digests_N) < task.used:
+        most_errors = math.floor(max_error_share * task.used) - finished.failed
         ledger = new_ledger(most_errors, num_engines)
         try:
-            with watched(ledger, monitor, answers.num_rows, documents.num_rows), checkpointed(state):
-                model = writer.path() if writer.is_local else writer.uri
-                process = build_writer(model, shown, language, sampling, hardware, ROWS_PER_BLOCK, ledger)
-                blocks = read_dataset(split, SOURCE, ["document_id", "title", "text"], ROWS_PER_BLOCK)
-                write_answers(state, process(blocks.map_batches(request, batch_format="pyarrow", num_cpus=0)))
+            with watched(ledger, monitor, len(finished.digests_N), task.used), _quiet_ray_data():
+                answered = ask(_requests(task, finished, retriever, num_retrievers), ledger)
+                for _ in answered.iter_internal_ref_bundles():
+                    pass
         except Exception as error:
             book = read_book(ledger)
+            if book.stopped:
+                raise ValueError(book.stopped) from error
             if book.errors > most_errors:
-                forget_failures(state)
+                ask_failures_again(state)
                 kinds = ", ".join(f"{fault} {count}" for fault, count in book.faults.most_common())
                 raise ValueError(
-                    f"the writer failed for {book.errors} of {documents.num_rows} documents ({kinds}), more than "
-                    f"max_error_share = {max_error_share} allows; the last one: {book.last_error}"
+                    f"the writer failed for {book.errors + finished.failed} of {task.used} rows ({kinds}), more "
+                    f"than max_error_share = {max_error_share} allows; the last one: {book.last_error}"
                 ) from error
             raise
         facts = read_book(ledger).speed()
-        answers = read_answers(state)
-
-    answers = _in_order(answers, documents)
-    reasons = _judge(answers, [example.query for example in shown.query.examples], longest)
-    pairs = _pairs(answers, documents, reasons, instruction, language, llm, prompt_version)
-    rejected = answers.append_column("reason", pa.array(reasons, pa.string()))
-    rejected = rejected.filter(pa.array([reason is not None for reason in reasons], pa.bool_()))
-    output.write_table("pairs.parquet", pairs)
-    output.write_table("rejected/rejected.parquet", rejected)
-    counts = Counter(reason for reason in reasons if reason is not None)
+    with _quiet_ray_data():
+        collected = collect(
+            state,
+            output,
+            task.prompts,
+            task.draws.longest_words,
+            Provenance(llm, prompt_version, task.instructions),
+        )
+    rows_out = collected.families.total()
     return {
-        "documents": documents.num_rows,
-        "rows_out": pairs.num_rows,
-        **{f"rejected_{reason}": count for reason, count in sorted(counts.items())},
-        "kept_share": pairs.num_rows / documents.num_rows,
-        "input_tokens": sum(answers.column("input_tokens").to_pylist()),
-        "output_tokens": sum(answers.column("output_tokens").to_pylist()),
+        "rows_in": task.documents,
+        "left_out_by_language": task.documents - task.used,
+        "rows_out": rows_out,
+        **{f"pairs_{family}": count for family, count in sorted(collected.families.items())},
+        **{f"rejected_{reason}": count for reason, count in sorted(collected.reasons.items())},
+        "kept_share": rows_out / task.used,
+        "input_tokens": collected.input_tokens,
+        "output_tokens": collected.output_tokens,
         **facts,
     }
 
 
-def _read_documents(split: Folder) -> pa.Table:
-    documents = conform(split.read_table(SOURCE), DOCUMENTS)
-    ids = documents.column("document_id").to_pylist()
-    if not ids:
-        raise ValueError(f"{SOURCE} of the split holds no document to write queries for")
-    if len(set(ids)) < len(ids):
-        raise ValueError(
-            f"{SOURCE} of the split holds {len(ids) - len(set(ids))} document ids more than once"
+def _requests(task: _Task, finished: Finished, retriever: Folder | None, num_retrievers: int) -> Dataset:
+    """The rows that are still to be asked for."""
+    held = ray.put(finished)
+
+    def request(batch: pa.Table) -> pa.Table:
+        return make_requests(
+            batch, task.prompts, task.draws, task.rates, ray.get(held), task.passage_characters, task.seed
         )
-    return documents
+
+    documents = ray.data.read_parquet(
+        task.split.path(SOURCE), filesystem=arrow_filesystem(task.split), columns=_COLUMNS, num_cpus=0
+    )
+    blocks = documents.repartition(target_num_rows_per_block=ROWS_PER_BLOCK)
+    requests = blocks.map_batches(request, batch_format="pyarrow", num_cpus=0)
+    if "retrieval" not in task.draws.families:
+        return requests
+    return requests.map_batches(
+        PersonaSearch,
+        fn_constructor_args=(task.personas, retriever, task.seed),
+        batch_size=ROWS_PER_BLOCK,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=num_retrievers),
+        num_cpus=0,
+    )
+
+
+def _quiet_ray_data() -> Any:
+    """Ray's data context is global to the process; this one holds in a `with` block."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.wait_for_min_actors_s = WAIT_FOR_ENGINE
+    return DataContext.current(context)
+
+
+def _survey(split: Folder) -> tuple[int, Counter[str]]:
+    """How many documents there are, and of which languages. Raises ValueError: none, or an id stands twice."""
+    if not split.exists(SOURCE):
+        raise ValueError(f"the split holds no {SOURCE}")
+    with split.open(SOURCE) as source:
+        missing = [f.name for f in DOCUMENTS if not f.nullable and f.name not in pq.read_schema(source).names]
+    if missing:
+        raise ValueError(f"{SOURCE} of the split has no column {missing[0]}")
+    languages: Counter[str] = Counter()
+    digests = []
+    for document_id, language in _read_ids(split):
+        languages[language] += 1
+        digests.append(id_digest(document_id))
+    if not digests:
+        raise ValueError(f"{SOURCE} of the split holds no document to write queries for")
+    repeated = len(digests) - len(np.unique(np.array(digests, dtype=np.uint64)))
+    if repeated:
+        raise ValueError(f"{SOURCE} of the split holds {repeated} document ids more than once")
+    return len(digests), languages
+
+
+def _read_ids(split: Folder) -> Iterator[tuple[str, str]]:
+    with split.open(SOURCE) as source:
+        for batch in pq.ParquetFile(source).iter_batches(columns=["document_id", "language"]):
+            yield from zip(
+                *(batch.column(name).to_pylist() for name in ("document_id", "language")), strict=True
+            )
 
 
 def _check_version(field: str, path: str | None, planned: str, found: str) -> None:
@@ -211,70 +450,3 @@ def _check_chat_template(writer: Folder) -> None:
     )
     if not in_config and not writer.exists("chat_template.jinja"):
         raise ValueError(f"the writer in {writer.uri} has no chat template; it must be an instruct model")
-
-
-def _in_order(answers: pa.Table, documents: pa.Table) -> pa.Table:
-    """The answers in the order of the documents; which engine finished first must not show."""
-    rows = {document_id: row for row, document_id in enumerate(answers.column("document_id").to_pylist())}
-    return answers.take([rows[document_id] for document_id in documents.column("document_id").to_pylist()])
-
-
-def _judge(answers: pa.Table, examples: list[str], longest_asked: int) -> list[str | None]:
-    """The reason why each answer is turned away; None for those that are kept."""
-    rows = answers.to_pylist()
-    readable = [row for row in rows if not row["fault"]]
-    candidates = [
-        Candidate(query=parse_query(row["query"]), passage=row["passage"], character=row["character"])
-        for row in readable
-    ]
-    verdicts = dict(
-        zip(
-            (row["document_id"] for row in readable),
-            judge(candidates, examples, longest_asked),
-            strict=True,
-        )
-    )
-    return [row["fault"] or verdicts[row["document_id"]] for row in rows]
-
-
-def _pairs(
-    answers: pa.Table,
-    documents: pa.Table,
-    reasons: list[str | None],
-    instruction: str,
-    language: str,
-    llm: str,
-    prompt_version: str,
-) -> pa.Table:
-    """The kept answers as pairs, in the order of the answers."""
-    texts = {
-        document_id: passage(title, text)
-        for document_id, title, text in zip(
-            *(documents.column(name).to_pylist() for name in ("document_id", "title", "text")), strict=True
-        )
-    }
-    rows: list[dict[str, Any]] = []
-    for answer, reason in zip(answers.to_pylist(), reasons, strict=True):
-        if reason is not None:
-            continue
-        query, document_id = parse_query(answer["query"]), answer["document_id"]
-        rows.append(
-            {
-                "pair_id": content_id(ORIGIN, query, document_id),
-                "query": query,
-                "positive": texts[document_id],
-                "query_id": content_id(query),
-                "positive_id": document_id,
-                "task": TASK,
-                "instruction": instruction,
-                "language": language,
-                "origin": ORIGIN,
-                "persona": answer["character"],
-                "question_type": answer["question_type"],
-                "difficulty": answer["difficulty"],
-                "llm": llm,
-                "prompt_version": prompt_version,
-                "seed": answer["request_seed"],
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=PAIRS)

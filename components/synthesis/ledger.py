@@ -27,6 +27,7 @@ class Book:
         faults: documents that failed, by fault. last_error: the words of the last one.
         starts: engines started. start_seconds: the longest start.
         work_seconds: since the first engine was ready.
+        stopped: why the work cannot go on, whatever the rows; "" if it can.
     """
 
     rows: int = 0
@@ -36,6 +37,7 @@ class Book:
     starts: int = 0
     start_seconds: float = 0.0
     work_seconds: float = 0.0
+    stopped: str = ""
 
     @property
     def errors(self) -> int:
@@ -71,15 +73,22 @@ class Ledger:
         self._book.start_seconds = max(self._book.start_seconds, seconds)
 
     def add(self, output_tokens: int, fault: str, error: str) -> bool:
-        """Book a finished row, `fault` empty if nothing is wrong. False: more rows failed than may fail."""
+        """Book a finished row; `fault` and `error` are empty unless the writer failed for it.
+
+        False: more rows failed than may fail, or the work was stopped.
+        """
         self._book.rows += 1
         self._book.output_tokens += output_tokens
-        if fault:
+        if error:
             self._book.faults[fault] += 1
             self._book.last_error = error
         if self._ready_at is not None:
             self._book.work_seconds = time.monotonic() - self._ready_at
-        return self._book.errors <= self._most_errors
+        return self._book.errors <= self._most_errors and not self._book.stopped
+
+    def stop(self, reason: str) -> None:
+        """Nothing that is asked from now on can be answered."""
+        self._book.stopped = self._book.stopped or reason
 
     def read(self) -> Book:
         return self._book
@@ -117,3 +126,7 @@ def watched(ledger: ActorHandle, monitor: Monitor, done: int, total: int) -> Ite
         over.set()
         watcher.join()
         tell()
+
+
+class ErrorShareExceededError(Exception):
+    """More rows failed than the step may lose."""

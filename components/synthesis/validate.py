@@ -1,98 +1,128 @@
-"""What a language model wrote, judged: a query that trains nothing is turned away with its reason."""
+"""What a language model wrote, judged: a row that trains nothing, or the wrong thing, gets its reason."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import ValidationError
-
-from components.synthesis.prompts import Configuration
+from components.synthesis.languages import is_other_language
+from components.synthesis.prompts import Prompts
+from components.synthesis.words import words
+from components.synthesis.written import Texts, read_texts
 
 FEWEST_WORDS = 2
 LONGEST = 2.0  # a query may be so many times as long as the longest length that can be asked for
+LONGEST_LABEL = 12  # words
+RATIO = 4.0  # a sentence may be so many times as long, or as short, as the one that it was written for
 COPIED_RUN = 8  # words in a row that stand in the passage too: copied, whatever else the query holds
 COPIED_SHARE = 0.75  # share of the query that one run from the passage may make up...
 COPIED_FEWEST = 4  # ...once the run is so long; below, it is a term, not a copy
 LOOP_RUN = 4  # one word, or one pair of words, so many times in a row
-ECHO = 0.75  # Jaccard similarity of the word sets of a query and a query of the prompt's examples
+ECHO = 0.75  # similarity (Jaccard, of words) to what the prompt's examples answer
+SAME = 0.9  # similarity of a paraphrase, or a translation, to the sentence: a copy
 
-# A word; in scripts without spaces every character counts as one.
-_WORD = re.compile(
-    r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|"
-    r"[^\W\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff_]+"
-)
 _REFUSAL = re.compile(
     r"\b(as an ai|as a language model|i('m| am) (sorry|unable|not able)|"
-    r"i can(no|')t (help|assist|answer|provide)|i do(n't| not) have (access|enough)|"
-    r"no (passage|text) (was|is) (given|provided))\b",
+    r"i can(no|')t (help|assist|answer|provide|translate)|i do(n't| not) have (access|enough)|"
+    r"no (passage|text|sentence) (was|is) (given|provided))\b|"
+    r"(作为|身为)(一个)?(ai|人工智能|语言模型)|(很|非常)?抱歉，?我|无法(回答|提供|翻译)|"
+    r"\bals (ki|sprachmodell)\b|\bje suis désolé\b|\blo siento, (pero )?no puedo\b",
     re.IGNORECASE,
 )
 
 
-class UnreadableError(ValueError):
-    """An answer that is not the JSON that was asked for."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A query before judgement.
-
-    Attributes:
-        passage: what the model saw.
-        character: the persona it was given.
-    """
-
-    query: str
-    passage: str
-    character: str
-
-
-def parse_configuration(answer: str, characters: list[str]) -> Configuration:
-    """The choices of the first call. UnreadableError: no JSON, a key missing, a character not offered."""
-    try:
-        configuration = Configuration.model_validate_json(answer)
-    except ValidationError as error:
-        raise UnreadableError(f"the configuration is unreadable: {answer[:200]!r}") from error
-    if configuration.character not in characters:
-        raise UnreadableError(f"character {configuration.character!r} was not offered")
-    return configuration
-
-
-def parse_query(answer: str) -> str:
-    """The query of the second call, white space collapsed. UnreadableError: no object with a `query`."""
-    try:
-        query = json.loads(answer)["query"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UnreadableError(f"the query is unreadable: {answer[:200]!r}") from error
-    if not isinstance(query, str):
-        raise UnreadableError(f"`query` is not a string: {answer[:200]!r}")
-    return " ".join(query.split())
-
-
-def judge(candidates: Iterable[Candidate], examples: list[str], longest_asked: int) -> Iterator[str | None]:
-    """The reason why each query is turned away, or None if it is kept. Of equal queries the first is kept.
+class Judge:
+    """Gives each row of ANSWERS that was answered its reason to be turned away.
 
     Args:
-        examples: the queries that the prompt shows.
-        longest_asked: the greatest length in words that a query may be asked to have.
+        prompts: its examples are not to be echoed, its languages are those that may have been written in.
+        longest_words: the greatest length that a query may be asked to have.
     """
-    example_words = [words(example) for example in examples]
-    seen: set[tuple[str, ...]] = set()
-    for candidate in candidates:
-        reason = _fault(candidate, example_words, longest_asked)
-        key = tuple(words(candidate.query))
-        if reason is None and key in seen:
-            reason = "duplicate"
-        if reason is None:
-            seen.add(key)
-        yield reason
 
+    def __init__(self, prompts: Prompts, longest_words: int) -> None:
+        self._longest_words = longest_words
+        self._codes = list(prompts.languages)
+        sts = [text for example in prompts.sts.examples for text in example.levels.values()]
+        bitext = [t for example in prompts.bitext_mining.examples for t in example.translations.values()]
+        self._shown = {
+            "retrieval": [words(example.query) for example in prompts.retrieval.query.examples],
+            "bitext_mining": [words(text) for text in bitext],
+            "sts": [words(text) for text in sts],
+        }
+        self._shown_labels = {frozenset(example.other_labels) for example in prompts.classification.examples}
 
-def words(text: str) -> list[str]:
-    """The words of a text in lower case; a dotted or underscored name counts as its parts."""
-    return _WORD.findall(text.lower())
+    def reason(self, row: Mapping[str, Any]) -> str | None:
+        """`empty`, `refusal`, `loop`, `too_short`, `too_long`, `echo` (of the prompt), `copy` (of what was
+        shown), `wrong_language`, `negative_is_positive`; None: nothing is wrong with it."""
+        texts = read_texts(row)
+        match row["family"]:
+            case "retrieval":
+                return self._query(texts.query, row)
+            case "bitext_mining":
+                return self._translation(texts, row)
+            case "sts":
+                return self._sentences(texts, row)
+            case "classification":
+                return self._labels(texts)
+        raise AssertionError(row["family"])
+
+    def _query(self, text: str, row: Mapping[str, Any]) -> str | None:
+        query = words(text)
+        if reason := _unusable(text, query):
+            return reason
+        if len(query) > LONGEST * self._longest_words:
+            return "too_long"
+        if any(
+            _overlap(query, shown) >= ECHO for shown in [*self._shown["retrieval"], words(row["character"])]
+        ):
+            return "echo"
+        run = longest_common_run(query, words(row["passage"]))
+        if run >= COPIED_RUN or (run >= COPIED_FEWEST and run >= COPIED_SHARE * len(query)):
+            return "copy"
+        return self._language(text, row["asked_language"])
+
+    def _translation(self, texts: Texts, row: Mapping[str, Any]) -> str | None:
+        written, sentence = words(texts.positive), words(texts.query)
+        if reason := _unusable(texts.positive, written) or _out_of_proportion(written, sentence):
+            return reason
+        if any(_overlap(written, shown) >= ECHO for shown in self._shown["bitext_mining"]):
+            return "echo"
+        if _overlap(written, sentence) >= SAME:
+            return "copy"
+        return self._language(texts.positive, row["asked_language"])
+
+    def _sentences(self, texts: Texts, row: Mapping[str, Any]) -> str | None:
+        sentence = words(texts.query)
+        similar, different = words(texts.positive), words(texts.negatives[0])
+        for text, written in ((texts.positive, similar), (texts.negatives[0], different)):
+            if reason := _unusable(text, written) or _out_of_proportion(written, sentence):
+                return reason
+            if any(_overlap(written, shown) >= ECHO for shown in self._shown["sts"]):
+                return "echo"
+        if _overlap(similar, sentence) >= SAME or different == sentence:
+            return "copy"
+        if _overlap(similar, different) >= SAME:
+            return "negative_is_positive"
+        return self._language(f"{texts.positive} {texts.negatives[0]}", row["language"])
+
+    def _labels(self, texts: Texts) -> str | None:
+        label, others = words(texts.positive), [words(other) for other in texts.negatives]
+        if not label or not others or not all(others):
+            return "empty"
+        if any(_REFUSAL.search(text) for text in (texts.positive, *texts.negatives)):
+            return "refusal"
+        if max(map(len, [label, *others])) > LONGEST_LABEL:
+            return "too_long"
+        if label in others:
+            return "negative_is_positive"
+        if frozenset(texts.negatives) in self._shown_labels:
+            return "echo"
+        if longest_common_run(label, words(texts.query)) >= COPIED_RUN:
+            return "copy"
+        return None
+
+    def _language(self, text: str, code: str) -> str | None:
+        return "wrong_language" if is_other_language(text, code, self._codes) else None
 
 
 def longest_common_run(query: list[str], passage: list[str]) -> int:
@@ -109,37 +139,34 @@ def longest_common_run(query: list[str], passage: list[str]) -> int:
     return best
 
 
-def _fault(candidate: Candidate, examples: list[list[str]], longest_asked: int) -> str | None:
-    query = words(candidate.query)
-    if not query:
+def _unusable(text: str, written: list[str]) -> str | None:
+    if not written:
         return "empty"
-    if _REFUSAL.search(candidate.query):
+    if _REFUSAL.search(text):
         return "refusal"
-    if len(query) < FEWEST_WORDS:
+    if len(written) < FEWEST_WORDS:
         return "too_short"
-    if _loops(query):
-        return "loop"
-    if len(query) > LONGEST * longest_asked:
+    return "loop" if _loops(written) else None
+
+
+def _out_of_proportion(written: list[str], sentence: list[str]) -> str | None:
+    if len(written) > RATIO * len(sentence):
         return "too_long"
-    if any(_similar(query, example) for example in [*examples, words(candidate.character)]):
-        return "echo"
-    run = longest_common_run(query, words(candidate.passage))
-    if run >= COPIED_RUN or (run >= COPIED_FEWEST and run >= COPIED_SHARE * len(query)):
-        return "copy"
-    return None
+    return "too_short" if RATIO * len(written) < len(sentence) else None
 
 
-def _loops(query: list[str]) -> bool:
+def _loops(written: list[str]) -> bool:
     for period in (1, 2):
         run = 0
-        for position in range(period, len(query)):
-            run = run + 1 if query[position] == query[position - period] else 0
+        for position in range(period, len(written)):
+            run = run + 1 if written[position] == written[position - period] else 0
             if run >= period * (LOOP_RUN - 1):
                 return True
     return False
 
 
-def _similar(query: list[str], other: list[str]) -> bool:
-    ours, theirs = Counter(query), Counter(other)
+def _overlap(one: list[str], other: list[str]) -> float:
+    """Jaccard similarity of two bags of words."""
+    ours, theirs = Counter(one), Counter(other)
     union = sum((ours | theirs).values())
-    return sum((ours & theirs).values()) >= ECHO * union
+    return sum((ours & theirs).values()) / union if union else 1.0

