@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workflows import profile as profiles
-from workflows import recipe as recipes
+from workflows.recipe import load as recipes
 
 app = typer.Typer(
     help=__doc__.split("\n\n")[0],

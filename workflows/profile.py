@@ -12,6 +12,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Count = Annotated[int, Field(ge=1)]
 
 
+class Endpoint(BaseModel):
+    """An OpenAI-compatible endpoint: where it is, how it may be asked, what it costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str
+    """Up to and with the version: https://host/v1."""
+    key_variable: str | None = None
+    """The environment variable that holds the key, on every node; null: there is no key."""
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    concurrency: Count = 16
+    """Requests at once."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    retries: Annotated[int, Field(ge=0)] = 5
+    input_price: Annotated[float, Field(ge=0)] | None = None
+    """For a million tokens; with `output_price` the plan says what a synthesis will cost."""
+    output_price: Annotated[float, Field(ge=0)] | None = None
+
+
 class Profile(BaseModel):
     """Sizes of one place to run in."""
 
@@ -21,11 +40,20 @@ class Profile(BaseModel):
     """Training workers."""
     cpus_per_worker: Count = 1
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    document_workers: Count = 2
+    """Processes that work on documents at once, a CPU each."""
+    encoder_workers: Count = 1
+    """Processes that encode texts at once to filter and to mine."""
     encoder_cpus: Count = 2
-    """CPUs of a step that encodes texts in one process."""
+    """CPUs of a process that encodes texts."""
+    encoder_gpus: Annotated[float, Field(ge=0)] = 0
+    writers: Count = 1
+    """Engines that write queries side by side, each with the whole model."""
     writer_cpus: Annotated[int, Field(ge=2)] = 2
-    """CPUs of the engine that writes queries; two of them also read and write its rows."""
+    """CPUs of an engine."""
     writer_gpus: Annotated[int, Field(ge=0)] = 0
+    endpoint: Endpoint | None = None
+    """Of the steps that say `do: synthesise-at-endpoint`."""
     micro_batch_tokens: Count = 2048
     """Padded tokens a worker runs at once while it trains."""
     graph_tokens: Annotated[int, Field(ge=0)] = 16384
@@ -49,6 +77,7 @@ PROFILES = {
         workers=1,
         cpus_per_worker=4,
         gpus_per_worker=1,
+        encoder_gpus=1,
         writer_gpus=1,
         micro_batch_tokens=65536,
         graph_tokens=65536,

@@ -1,0 +1,269 @@
+"""One step of a recipe -> one step of the DAG: which function, what makes its identity, what it may take."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.corpus import contamination
+from components.model import names
+from components.pairs.sources import hub, outside
+from components.synthesis import prompts
+from workflows.engine.step import Budget, Step, Sub
+from workflows.profile import Profile
+from workflows.recipe import steps as asks
+from workflows.recipe.documents import Contamination
+from workflows.recipe.references import Reads
+from workflows.recipe.schema import Model
+from workflows.recipe.training import Train
+
+Inputs = dict[str, Step | Sub]
+
+READ = {"do", "pairs", "add", "model", "checkpoints"}
+"""Fields of a recipe's step that name other steps: these become inputs."""
+
+BATCH_FIELDS = {
+    "batch_size", "epochs", "task_weights", "keep_last", "negatives_per_query", "query_length",
+    "document_length", "seed",
+}  # fmt: skip
+"""Of a training stage: what its batches are made by; the seed is the training's as well."""
+
+FILTERS = {
+    asks.FilterByCosine: "cosine:filter_by_cosine",
+    asks.FilterByConsistency: "consistency:filter_by_consistency",
+    asks.FilterByReranker: "reranker:filter_by_reranker",
+    asks.FilterByJudge: "judge:filter_by_judge",
+}
+
+
+def inputs(
+    name: str, reads: Reads, made: Mapping[str, Step], models: Mapping[str, Step | Sub]
+) -> dict[str, Step | Sub]:
+    """What a step of a recipe reads of the DAG so far. A model from outside is brought in for it."""
+    found: Inputs = {f"added_{number:02}": made[added] for number, added in enumerate(reads.added)}
+    if reads.pairs:
+        found["pairs"] = made[reads.pairs]
+    if reads.model:
+        found["model"] = models.get(reads.model) or import_model(f"{name}-model", reads.model, {"spec": {}})
+    return found
+
+
+def import_model(name: str, model: str, config: Mapping[str, Any]) -> Step:
+    """An embedding model from outside: its digest is identity, where it lies is not."""
+    return _import(name, "import_model", model, config)
+
+
+def model_config(model: Model) -> dict[str, Any]:
+    """How the base is brought in."""
+    return {"layers": model.layers, "spec": model.encoding.model_dump(exclude_none=True)}
+
+
+def encoding(profile: Profile) -> tuple[dict[str, Any], Budget]:
+    """Of a step that encodes texts in its own process: execution and budget."""
+    return {"tokens_per_batch": profile.tokens_per_batch}, Budget(cpus=profile.encoder_cpus)
+
+
+def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) -> Step:
+    """A step that leaves pairs. Raises ValueError if what it takes from outside cannot be had."""
+    match asked:
+        case asks.Collect():
+            return Step(
+                name,
+                "components.pairs.sources.collect:collect_pairs",
+                config=_config(asked),
+                inputs={"split": split} | inputs,
+            )
+        case asks.Import():
+            return _import_pairs(name, asked)
+        case asks.Synthesise() | asks.SynthesiseAtEndpoint():
+            return _synthesise(name, asked, profile, split)
+        case asks.Decontaminate():
+            return decontaminate(name, asked, profile, **inputs, split=split)
+        case asks.Mine():
+            veto = {"reranker": _import_writer(f"{name}-reranker", asked.reranker)} if asked.reranker else {}
+            return _score(
+                name,
+                "components.pairs.mining:mine_negatives",
+                _config(asked, "reranker"),
+                {**inputs, **veto, "split": split},
+                profile,
+            )
+        case asks.FilterByReranker():
+            inputs["model"] = _import_writer(f"{name}-reranker", asked.reranker)
+        case asks.FilterByJudge():
+            inputs["model"] = _import_writer(f"{name}-judge", asked.judge)
+    config = _config(asked, "reranker", "judge")
+    if config.get("instruction", "") is None:
+        del config["instruction"]  # the filter's own
+    return _score(name, f"components.pairs.filters.{FILTERS[type(asked)]}", config, inputs, profile)
+
+
+def decontaminate(
+    name: str, asked: Contamination | asks.Decontaminate, profile: Profile, **inputs: Step | Sub
+) -> Step:
+    """Documents or pairs without those that overlap an evaluation set."""
+    what = "documents" if "documents" in inputs else "pairs"
+    return Step(
+        name,
+        f"components.corpus.contamination:remove_contaminated_{what}",
+        config=_config(asked, "evaluation_sets"),
+        inputs=inputs,
+        external=contamination.evaluation_digests(asked.evaluation_sets),
+        execution={"evaluation_sets": asked.evaluation_sets, "num_workers": profile.document_workers},
+        budget=Budget(cpus=profile.document_workers),
+    )
+
+
+def plan_batches(name: str, stage: Train, profile: Profile, pairs: Step | Sub, tokenizer: Step) -> Step:
+    """The batches of a stage. All models of a workflow have the tokenizer and the templates of the base."""
+    return Step(
+        name,
+        "components.training.plan:plan_batches",
+        config=stage.model_dump(include=BATCH_FIELDS),
+        inputs={"pairs": pairs, "model": tokenizer},
+        budget=Budget(cpus=profile.encoder_cpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def train(name: str, stage: Train, profile: Profile, batches: Step, model: Step | Sub) -> Step:
+    """A stage, from a model and its batches."""
+    of_training = stage.model_dump(exclude=READ - {"checkpoints"} | BATCH_FIELDS - {"seed"})
+    return Step(
+        name,
+        "components.training.stage:train_stage",
+        config=of_training,
+        inputs={"batches": batches, "model": model},
+        execution={
+            "num_workers": profile.workers,
+            "cpus_per_worker": profile.cpus_per_worker,
+            "use_gpu": profile.gpus_per_worker > 0,
+            "micro_batch_tokens": profile.micro_batch_tokens,
+            "graph_tokens": profile.graph_tokens,
+            "gradient_sync": profile.gradient_sync,
+            "activation_checkpointing": profile.activation_checkpointing,
+            "checkpoint_every_s": profile.checkpoint_every_s,
+        },
+        budget=Budget(
+            cpus=profile.workers * profile.cpus_per_worker, gpus=profile.workers * profile.gpus_per_worker
+        ),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def merge(name: str, asked: asks.Merge, stage: Step) -> Step:
+    """The merge of a stage's checkpoints, relative to the model that it started from."""
+    return Step(
+        name,
+        "components.merge.spherical:merge_checkpoints",
+        config=_config(asked),
+        inputs={"checkpoints": stage, "base": stage.inputs["model"]},  # type: ignore[dict-item]
+    )
+
+
+def _score(
+    name: str, function: str, config: Mapping[str, Any], inputs: Mapping[str, Step | Sub], profile: Profile
+) -> Step:
+    """A step whose workers encode or score texts."""
+    count = profile.encoder_workers
+    return Step(
+        name,
+        function,
+        config=config,
+        inputs=inputs,
+        execution={
+            "tokens_per_batch": profile.tokens_per_batch,
+            "num_workers": count,
+            "num_cpus": profile.encoder_cpus,
+            "num_gpus": profile.encoder_gpus,
+        },
+        budget=Budget(cpus=count * profile.encoder_cpus, gpus=count * profile.encoder_gpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def _import_pairs(name: str, asked: asks.Import) -> Step:
+    source = outside.Source(asked.source, asked.subset, asked.split)
+    digests = outside.source_digests(source, asked.kind)
+    uri = asked.source
+    if source.on_hub:
+        uri = hub.pinned(uri, next(iter(digests.values())))
+    else:
+        outside.check_source(source, asked.kind, asked.columns)
+    return Step(
+        name,
+        "components.pairs.sources.imports:import_pairs",
+        config=_config(asked, "source"),
+        external=digests,
+        execution={"source": uri},
+    )
+
+
+def _synthesise(
+    name: str, asked: asks.Synthesise | asks.SynthesiseAtEndpoint, profile: Profile, split: Step
+) -> Step:
+    files = {"prompts": asked.prompts, "personas": asked.personas}
+    config = _config(asked, "writer", "retriever", *files) | {
+        "prompt_version": prompts.prompt_version(asked.prompts),
+        "persona_version": prompts.personas_version(asked.personas),
+    }
+    inputs: Inputs = {"split": split}
+    if asked.retriever:
+        inputs["retriever"] = import_model(f"{name}-retriever", asked.retriever, {"spec": {}})
+    if isinstance(asked, asks.SynthesiseAtEndpoint):
+        return Step(
+            name,
+            "components.synthesis.generate:synthesise_at_endpoint",
+            config=config,
+            inputs=inputs,
+            execution=files | _endpoint(name, profile),
+            deadline_s=profile.step_deadline_s,
+        )
+    return Step(
+        name,
+        "components.synthesis.generate:synthesise",
+        config=config | {"llm": _label(asked.writer)},
+        inputs={**inputs, "writer": _import_writer(f"{name}-writer", asked.writer)},
+        execution={
+            **files,
+            "num_cpus": profile.writer_cpus,
+            "num_gpus": profile.writer_gpus,
+            "num_engines": profile.writers,
+        },
+        budget=Budget(cpus=profile.writers * profile.writer_cpus, gpus=profile.writers * profile.writer_gpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def _endpoint(name: str, profile: Profile) -> dict[str, Any]:
+    if profile.endpoint is None:
+        raise ValueError(
+            f"step `{name}` writes at an endpoint, and the profile names none; give --profile a file that says "
+            "`endpoint: {base_url: https://host/v1, key_variable: NAME}`"
+        )
+    return profile.endpoint.model_dump(exclude={"input_price", "output_price"})
+
+
+def _import_writer(name: str, model: str) -> Step:
+    """A language model, or a cross-encoder, from outside."""
+    return _import(name, "import_language_model", model, {})
+
+
+def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> Step:
+    found = names.resolve_model(model)
+    return Step(
+        name,
+        f"components.model.source:{function}",
+        config=config,
+        external={_label(model): found.digest},
+        execution={"model": found.uri},
+    )
+
+
+def _label(model: str) -> str:
+    """A model's name without the folders of this machine."""
+    return model if "://" in model else Path(model).name
+
+
+def _config(asked: Any, *left_out: str) -> dict[str, Any]:
+    """The fields of a section that change the result, as they are handed to its function."""
+    return asked.model_dump(mode="json", exclude=READ | set(left_out))

@@ -1,0 +1,83 @@
+"""Documents: where they come from, what is done to them, what is held out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from workflows.recipe.section import Count, FilePath, Section, Share, Whole
+
+
+class Documents(Section):
+    """Where the documents come from."""
+
+    sources: Annotated[list[FilePath], Field(min_length=1)]
+    """Files (*.jsonl, *.parquet), folders of them, a BEIR folder, or docstrings://library,library. Paths are
+    relative to the recipe file."""
+    language: str = "en"
+    """ISO 639-1 code of documents that do not say."""
+    min_characters: Whole = 1
+    max_characters: Count = 1_000_000
+
+
+class Languages(Section):
+    """Documents are told by language, and those in other languages are turned away."""
+
+    keep: list[str] | None = None
+    """ISO 639-1 codes; null: every language that can be told."""
+    candidates: list[str] | None = None
+    """The languages that are told apart; null: all 75. Few are several times as fast."""
+    stated: Literal["replace", "check"] = "replace"
+    """`check`: a document whose own statement differs is turned away."""
+    undetermined: Literal["keep_stated", "reject"] = "keep_stated"
+    """What becomes of a document that is too short or uncertain."""
+    min_letters: Count = 20
+    confidence: Share = 0.5
+    accuracy: Literal["low", "high"] = "low"
+    sample_characters: Count = 2000
+
+
+class Chunks(Section):
+    """Documents that are too long for the model are cut."""
+
+    max_tokens: Count = 512
+    """Of title and text, with the base model's tokenizer."""
+    overlap_tokens: Whole = 0
+
+
+class Contamination(Section):
+    """What overlaps an evaluation set is turned away (word n-grams, as in GPT-3)."""
+
+    evaluation_sets: list[FilePath] = []
+    """BEIR folders, `#SPLIT` behind one for the queries of a split. Paths are relative to the recipe file."""
+    parts: Annotated[list[Literal["queries", "relevant", "corpus"]], Field(min_length=1)] = [
+        "queries",
+        "relevant",
+    ]
+    """Of a set: its queries, the documents relevant to one, or every document."""
+    ngram: Count = 13
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the n-grams of the shorter text, so many are shared."""
+
+
+class Duplicates(Section):
+    """When two documents count as copies of one another: those never stand on both sides of the split."""
+
+    threshold: Share = 0.8
+    """Estimated Jaccard similarity of word n-grams."""
+    num_permutations: Count = 64
+    ngram: Count = 5
+    seed: int = 0
+    remove: bool = False
+    """Of every group of copies only one document stays, in the evaluation set too."""
+
+
+class Split(Section):
+    """Which documents are held out to evaluate on, and how many are used for what."""
+
+    evaluation_documents: Count = 3000
+    evaluation_queries: Count = 500
+    training_documents: Count | None = None
+    synthesis_documents: Whole = 150
+    evaluation_split: str | None = None
+    """For sources with written splits (BEIR): the split to evaluate on, over the whole corpus."""
+    seed: int = 0

@@ -1,0 +1,252 @@
+"""The steps between the documents and the model: a recipe puts them in any order.
+
+What a step reads is named by `pairs`, `model` and `checkpoints`: an earlier step, by default the nearest one that
+leaves such a thing. A model may also come from outside.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.pairs.sources.kinds import fill_options, find_kind
+from components.synthesis.draws import Draws
+from workflows.recipe.section import Count, FilePath, ModelName, Section, Share, StepOrModel, Whole
+from workflows.recipe.training import Train
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Collect(Section):
+    """Pairs that the training documents hold already, and those of earlier steps, in one table."""
+
+    do: Literal["collect"]
+    kinds: list[Literal["title_body", "labelled", "neighbours", "same_text"]] = []
+    add: list[str] = []
+    """Earlier steps whose pairs are added as they are."""
+    instruction: str | None = None
+    """For the query side; null: the model's own."""
+    task: str = "retrieval"
+    """Pairs of one task share batches."""
+    limit_per_kind: Count | None = None
+    passage_characters: Count = 512
+    """Of a passage; for `neighbours`."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _something(self) -> "Collect":
+        if not (self.kinds or self.add):
+            raise ValueError("collects nothing; give `kinds`, `add`, or both")
+        return self
+
+
+class Import(Section):
+    """Pairs from a file, a folder, or a data set of the Hugging Face hub."""
+
+    do: Literal["import"]
+    source: FilePath
+    """*.jsonl, *.parquet, a folder of those, a BEIR folder (relative to the recipe file), or hub://NAME."""
+    kind: str
+    """What makes two texts of a row a pair: labelled, title_body, neighbours, same_text, nli, body_comment,
+    question_answer, translation, class_label, same_class."""
+    columns: dict[str, str] = {}
+    """The column for a role of the kind, where its name is not a usual one."""
+    options: dict[str, Any] = {}
+    """Of the kind: `min_score` of labelled pairs, for example."""
+    task: str | None = None
+    instruction: str | None = None
+    language: str = "en"
+    origin: str | None = None
+    limit: Count | None = None
+    subset: str | None = None
+    """Of a data set of the hub."""
+    split: str = "train"
+    """Of a data set of the hub, or the judgements of a BEIR folder."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _is_a_kind(self) -> "Import":
+        fill_options(self.kind, find_kind(self.kind), self.options)
+        return self
+
+
+class _Synthesis(Section):
+    draws: Draws = Draws()
+    """Families, question types, difficulties, lengths, languages and their shares."""
+    instructions: dict[Literal["retrieval", "bitext_mining", "sts", "classification"], str] = {
+        "retrieval": "Given a web search query, retrieve relevant passages that answer the query"
+    }
+    """What the query side of a family's pairs is told; those not named here are in the prompt file."""
+    retriever: ModelName | None = None
+    """The embedding model that chooses five personas for a document; null: BM25."""
+    prompts: FilePath | None = None
+    """A file of prompts in place of the project's own (components/synthesis/prompts.yaml)."""
+    personas: FilePath | None = None
+    """A file with one persona a line in place of the project's own."""
+    passage_characters: Count = 600
+    """Shown of a document."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    top_p: Share = 0.95
+    frequency_penalty: float = 0.0
+    max_tokens: Count = 64
+    """Of an answer."""
+    seed: int = 0
+
+
+class Synthesise(_Synthesis):
+    """Pairs written by a language model in the cluster, by vLLM."""
+
+    do: Literal["synthesise"]
+    writer: ModelName
+    """Hub id, directory, or package://name of an instruct model."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    chat_template_arguments: dict[str, Any] | None = None
+    """For the writer's chat template, as {enable_thinking: false}."""
+
+
+class SynthesiseAtEndpoint(_Synthesis):
+    """Pairs written by a language model behind an OpenAI-compatible endpoint; the profile says where it is."""
+
+    do: Literal["synthesise-at-endpoint"]
+    llm: str
+    """The model's name at the endpoint."""
+    response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    seed_rows: bool = True
+    """Send the seed of a row with its requests."""
+    extra_body: dict[str, Any] | None = None
+    """Fields of every request that this endpoint knows and others do not."""
+
+
+class _Cut(Section):
+    pairs: str | None = None
+    threshold: float | None = None
+    quantile: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Drop this share of the pairs, the lowest scores."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "_Cut":
+        if (self.threshold is None) == (self.quantile is None):
+            raise ValueError("give either threshold or quantile, not both and not neither")
+        return self
+
+
+class FilterByCosine(_Cut):
+    """Pairs are kept whose query and positive are near. The Qwen3-Embedding paper keeps those above 0.7."""
+
+    do: Literal["filter-by-cosine"]
+    model: StepOrModel | None = None
+    precision: Precision = "float32"
+
+
+class FilterByConsistency(Section):
+    """Pairs are kept whose positive ranks in the top k of a sampled pool (E5)."""
+
+    do: Literal["filter-by-consistency"]
+    pairs: str | None = None
+    model: StepOrModel | None = None
+    k: Count = 2
+    pool_size: Count = 1_000_000
+    precision: Precision = "float32"
+    seed: int = 0
+
+
+class FilterByReranker(_Cut):
+    """Pairs are kept that a reranker scores high enough."""
+
+    do: Literal["filter-by-reranker"]
+    reranker: ModelName
+    """A causal language model under the published yes/no prompt, or a cross-encoder."""
+    length: Count | None = None
+    """Tokens of query and document together; null: what the reranker reads, at most 8,192."""
+    precision: Precision = "float32"
+
+
+class FilterByJudge(_Cut):
+    """Pairs are kept to which an instruct model says yes."""
+
+    do: Literal["filter-by-judge"]
+    judge: ModelName
+    """A causal language model with a chat template."""
+    instruction: str | None = None
+    """What it is told to decide; null: whether the passage answers the query."""
+    length: Count = 2048
+    """Tokens of a prompt; a longer passage loses its end."""
+    precision: Precision = "bfloat16"
+
+
+class Decontaminate(Section):
+    """Pairs that overlap the held-out queries, or another evaluation set, are turned away."""
+
+    do: Literal["decontaminate"]
+    pairs: str | None = None
+    evaluation_sets: list[FilePath] = []
+    """BEIR folders beside the split's own evaluation set, `#SPLIT` behind one for the queries of a split."""
+    parts: Annotated[list[Literal["queries", "relevant", "corpus"]], Field(min_length=1)] = ["queries"]
+    ngram: Count = 13
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Mine(Section):
+    """Hard negatives from the training documents, ranked by a model."""
+
+    do: Literal["mine"]
+    pairs: str | None = None
+    model: StepOrModel | None = None
+    negatives_per_query: Count = 4
+    window: tuple[Whole, Count] = (0, 50)
+    """Ranks to draw from: first, and one past the last."""
+    relative_margin: Share | None = 0.95
+    """A negative scores below this share of the positive's score."""
+    absolute_margin: Annotated[float, Field(ge=0)] | None = None
+    """A negative scores below the positive's score less this."""
+    exclude: list[Literal["known_positives", "copies", "near_copies"]] = [
+        "known_positives",
+        "copies",
+        "near_copies",
+    ]
+    near_copy_words: Share | None = 0.5
+    """A document that shares this part of its words with a known positive is a near-copy of it."""
+    near_copy_cosine: Share | None = 0.95
+    sampling: Literal["top", "random", "spread"] = "top"
+    reranker: ModelName | None = None
+    """Has a veto: a negative also scores below `veto_margin` of what it gives the positive."""
+    veto_margin: Share = 0.95
+    replace: Literal["all", "outgrown"] = "all"
+    """`outgrown`: of pairs that were mined before, only negatives that the model has outgrown (Conan)."""
+    outgrown_factor: Annotated[float, Field(gt=0)] = 1.15
+    outgrown_below: Annotated[float, Field(gt=0)] = 0.8
+    precision: Precision = "float32"
+    seed: int = 0
+
+
+class Merge(Section):
+    """The spherical merge of a stage's last checkpoints."""
+
+    do: Literal["merge"]
+    checkpoints: str | None = None
+    """A training step that keeps some."""
+    space: Literal["task", "weight"] = "task"
+    weights: list[float] | None = None
+    """One a checkpoint, oldest first; null: equal."""
+
+
+Step = Annotated[
+    Collect
+    | Import
+    | Synthesise
+    | SynthesiseAtEndpoint
+    | FilterByCosine
+    | FilterByConsistency
+    | FilterByReranker
+    | FilterByJudge
+    | Decontaminate
+    | Mine
+    | Train
+    | Merge,
+    Field(discriminator="do"),
+]
+
+LEAVE_PAIRS = (
+    Collect, Import, Synthesise, SynthesiseAtEndpoint, FilterByCosine, FilterByConsistency, FilterByReranker,
+    FilterByJudge, Decontaminate, Mine,
+)  # fmt: skip
+LEAVE_MODEL = (Train, Merge)
