@@ -49,7 +49,8 @@ TEMPERATURE, LEARNING_RATE, WARM_UP_SHARE = 0.05, 2e-5, 0.1
 WARM_UP, STEPS = 2, 8
 CACHED_ROWS, CACHED_STEPS = 256, 2
 CACHED_SIZES = (8, 16, 32)
-MICRO_BATCH_TOKENS, GRAPH_TOKENS = 2048, 16384  # those of the profile `laptop`
+MICRO_BATCH_TOKENS = 2048
+GRAPH_TOKENS = 2 * 16384  # what the two workers of the profile `laptop` hold together
 TRAINERS = ("ours", "sentence-transformers")
 
 

@@ -1,5 +1,6 @@
 """Attention for training on a CPU: no matrix of all pairs of positions is kept for backward or leaves the cache."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ PLAIN_ATTENTION = frozenset(
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q k^T scaling + mask), dropout, v; all [B, H, T, d].
+    """softmax(q k^T scaling + mask), dropout, v; all [B, H, T, d], one matrix of heads after the other.
 
     Goes through the heads in pieces whose matrices of all pairs of positions stay in the processor's cache, and
     keeps none of them: backward computes each again. What dropout drew is kept, two bytes a cell.
@@ -34,53 +35,65 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, p: float
     ) -> Tensor:
-        draws = draw(torch.Size((*query.shape[:3], key.shape[2]))) if p else None
+        B, H, T, d = query.shape
+        query, key, value = (each.reshape(B * H, -1, d) for each in (query, key, value))
+        draws = draw(torch.Size((B * H, T, key.shape[1]))) if p else None
         ctx.save_for_backward(query, key, value, mask, draws)
         ctx.scaling, ctx.p = scaling, p
         output = torch.empty_like(query)
-        for at in _pieces(query):
-            weights = _weights(query[at], key[at], mask, at, scaling)
+        for heads, texts in _pieces(B, H, T):
+            weights = _weights(query[heads], key[heads], mask, texts, scaling)
             if draws is not None:
-                weights.mul_(keep_mask(draws[at], p, weights.dtype))
-            output[at] = weights @ value[at]
-        return output
+                weights.mul_(keep_mask(draws[heads], p, weights.dtype))
+            torch.bmm(weights, value[heads], out=output[heads])
+        return output.view(B, H, T, d)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, output_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, draws = ctx.saved_tensors
+        B, H, T, _ = output_grad.shape
+        output_grad = output_grad.reshape(query.shape)
         query_grad, key_grad, value_grad = (torch.empty_like(each) for each in (query, key, value))
-        for at in _pieces(query):
-            weights = kept = _weights(query[at], key[at], mask, at, ctx.scaling)
-            grad = output_grad[at] @ value[at].transpose(2, 3)
+        for heads, texts in _pieces(B, H, T):
+            weights = kept = _weights(query[heads], key[heads], mask, texts, ctx.scaling)
+            grad = torch.bmm(output_grad[heads], value[heads].transpose(1, 2))
             if draws is not None:
-                keep = keep_mask(draws[at], ctx.p, weights.dtype)
+                keep = keep_mask(draws[heads], ctx.p, weights.dtype)
                 grad.mul_(keep)
                 kept = keep.mul_(weights)
-            value_grad[at] = kept.transpose(2, 3) @ output_grad[at]
+            torch.bmm(kept.transpose(1, 2), output_grad[heads], out=value_grad[heads])
             grad = torch._softmax_backward_data(grad, weights, -1, weights.dtype)
-            query_grad[at] = (grad @ key[at]).mul_(ctx.scaling)
-            key_grad[at] = (grad.transpose(2, 3) @ query[at]).mul_(ctx.scaling)
-        return query_grad, key_grad, value_grad, None, None, None
+            torch.bmm(grad, key[heads], out=query_grad[heads])
+            torch.bmm(grad.transpose(1, 2), query[heads], out=key_grad[heads])
+        grads = (query_grad.mul_(ctx.scaling), key_grad.mul_(ctx.scaling), value_grad)
+        return *(each.view(B, H, -1, each.shape[-1]) for each in grads), None, None, None
 
 
-def _pieces(query: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Texts and heads to take at once."""
-    B, H, T, _ = query.shape
-    heads = min(H, max(1, PIECE // T**2))
-    texts = max(1, PIECE // (H * T**2))
-    for text in range(0, B, texts):
-        for head in range(0, H, heads):
-            yield slice(text, text + texts), slice(head, head + heads)
+def _pieces(B: int, H: int, T: int) -> Iterator[tuple[slice, slice]]:
+    """What to take at once of B * H heads, and the texts that they are of: some of one, or all of several."""
+    most = max(1, PIECE // T**2)
+    if most >= H:
+        for text in range(0, B, most // H):
+            end = min(B, text + most // H)
+            yield slice(text * H, end * H), slice(text, end)
+        return
+    most = math.ceil(H / math.ceil(H / most))  # the last piece is not a small rest
+    for text in range(B):
+        for head in range(0, H, most):
+            yield slice(text * H + head, text * H + min(H, head + most)), slice(text, text + 1)
 
 
-def _weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, at: tuple[slice, slice], scaling: float
-) -> Tensor:
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, texts: slice, scaling: float) -> Tensor:
     """The attention weights of a piece, before dropout."""
-    scores = (query * scaling) @ key.transpose(2, 3)
-    if mask is not None:
-        scores += mask[at[0]]
+    if mask is None:
+        scores = torch.bmm(query * scaling, key.transpose(1, 2))
+    else:
+        mask = mask[texts]
+        heads = len(query) // len(mask)
+        # Of one text the mask is a view; of several it is small, as T is.
+        each = mask[0].expand(heads, -1, -1) if len(mask) == 1 else mask.repeat(1, heads, 1, 1).flatten(0, 1)
+        scores = torch.baddbmm(each, query, key.transpose(1, 2), alpha=scaling)
     return torch.softmax(scores, -1, out=scores)
 
 
