@@ -27,7 +27,7 @@ BATCH_FIELDS = {
 }  # fmt: skip
 """Of a training stage: what its batches are made by; the seed is the training's as well."""
 
-FILTERS = {
+FILTERS: dict[type, str] = {
     asks.FilterByCosine: "cosine:filter_by_cosine",
     asks.FilterByConsistency: "consistency:filter_by_consistency",
     asks.FilterByReranker: "reranker:filter_by_reranker",
@@ -70,7 +70,7 @@ def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) 
                 name,
                 "components.pairs.sources.collect:collect_pairs",
                 config=_config(asked),
-                inputs={"split": split} | inputs,
+                inputs={"split": split, **inputs},
             )
         case asks.Import():
             return _import_pairs(name, asked)
@@ -156,7 +156,7 @@ def merge(name: str, asked: asks.Merge, stage: Step) -> Step:
         name,
         "components.merge.spherical:merge_checkpoints",
         config=_config(asked),
-        inputs={"checkpoints": stage, "base": stage.inputs["model"]},  # type: ignore[dict-item]
+        inputs={"checkpoints": stage, "base": stage.inputs["model"]},
     )
 
 

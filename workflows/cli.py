@@ -137,13 +137,21 @@ def plan(
     """Show what a run would do: HIT or RUN for each step, and exactly why it would run."""
     from workflows.engine.plan import plan as plan_steps
     from workflows.engine.store import Store
+    from workflows.estimates import describe, synthesis_estimates
     from workflows.pipeline import pipeline
 
-    steps = pipeline(recipes.load(recipe, overrides or ()), profiles.load(profile))
-    planned = plan_steps(steps, Store(root), confirm=False)
+    loaded, sizes = recipes.load(recipe, overrides or ()), profiles.load(profile)
+    planned = plan_steps(pipeline(loaded, sizes), Store(root), confirm=False)
+    estimates = synthesis_estimates(loaded, sizes, {p.step.name for p in planned if p.state != "HIT"})
     if as_json:
         rows = [
-            {"step": p.step.name, "state": p.state, "reasons": p.reasons, "fingerprint": p.fingerprint}
+            {
+                "step": p.step.name,
+                "state": p.state,
+                "reasons": p.reasons,
+                "fingerprint": p.fingerprint,
+                "estimate": asdict(estimates[p.step.name]) if p.step.name in estimates else None,
+            }
             for p in planned
         ]
         print(json.dumps(rows, indent=1))
@@ -153,6 +161,8 @@ def plan(
         style = "green" if each.state == "HIT" else "yellow"
         table.add_row(f"[{style}]{each.state}[/]", each.step.name, "; ".join(each.reasons))
     terminal.print(table)
+    for name, estimate in estimates.items():
+        _say(f"\n{name}: {describe(estimate)}")
 
 
 @app.command()

@@ -35,11 +35,11 @@ def test_mlflow_holds_a_parent_and_a_child_a_step(undisturbed):
     assert "dag.png" in [file.path for file in api.list_artifacts(parent.info.run_id)]
     by_name = {child.data.tags["step.name"]: child for child in children}
     losses = api.get_metric_history(by_name["weak"].info.run_id, "loss")
-    assert len(losses) == 60  # one a step: three times 160 pairs in batches of 8
+    assert len(losses) == 40  # one a step: twice 160 pairs in batches of 8
     assert "report.html" in [file.path for file in api.list_artifacts(by_name["report"].info.run_id)]
-    judged = api.get_metric_history(by_name["evaluate-checkpoints"].info.run_id, "ndcg_at_10")
+    judged = api.get_metric_history(by_name["evaluate-supervised-checkpoints"].info.run_id, "ndcg_at_10")
     last = max(judged, key=lambda metric: metric.step)
-    assert len(judged) == by_name["evaluate-checkpoints"].data.metrics["checkpoints"] > 1
+    assert len(judged) == by_name["evaluate-supervised-checkpoints"].data.metrics["checkpoints"] > 1
     assert last.value == by_name["evaluate-supervised"].data.metrics["ndcg_at_10"]
     # Lineage: what a step read carries the digest of what another wrote.
     written = {d.dataset.digest for d in by_name["split"].inputs.dataset_inputs if _context(d) == "output"}
@@ -74,12 +74,12 @@ def test_submitting_again_computes_nothing_and_starts_no_cluster(undisturbed):
 
 def test_plan_names_the_field_that_changed_and_what_depends_on_it(undisturbed):
     workspace, _ = undisturbed
-    planned = workspace.plan("--set", "supervised.objective.temperature=0.05")
+    planned = workspace.plan("--set", "steps.supervised.objective.temperature=0.05")
     hits = {name for name, row in planned.items() if row["state"] == "HIT"}
     assert hits == STEPS - {
         "supervised",
         "merged",
-        "evaluate-checkpoints",
+        "evaluate-supervised-checkpoints",
         "evaluate-supervised",
         "evaluate-merged",
         "report",
@@ -152,7 +152,7 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
         )
         # Ray registers a checkpoint a moment after it was written: a kill may cost the last two.
         assert reached - 1 <= steps[0] <= reached + 1
-        assert steps == list(range(steps[0], 61))
+        assert steps == list(range(steps[0], 41))
         assert weights_of_merged(root) == weights_of_merged(undisturbed[0].folder / "results")
     finally:
         workspace.end()

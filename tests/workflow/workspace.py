@@ -17,7 +17,7 @@ DOCUMENTS = 240
 STEPS = {
     "documents", "duplicates", "split", "base", "weak-pairs", "weak-batches", "weak", "supervised-pairs", "mined",
     "supervised-batches", "supervised", "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak",
-    "evaluate-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "register",
+    "evaluate-supervised-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "register",
 }  # fmt: skip
 
 
@@ -103,9 +103,14 @@ def write_workspace(folder: Path) -> Workspace:
         "documents": {"sources": ["corpus"]},
         "split": {"evaluation_split": "test"},
         "model": {"base": "model"},
-        "weak": stage | {"epochs": 3.0},  # long enough to be killed in
-        "mine": {"negatives_per_query": 1},
-        "supervised": {**stage, "negatives_per_query": 1, "checkpoints": 3},
+        "steps": {
+            "weak-pairs": {"do": "collect", "kinds": ["title_body"]},
+            "weak": {"do": "train", **stage, "epochs": 2.0},  # long enough to be killed in
+            "supervised-pairs": {"do": "collect", "kinds": ["labelled"]},
+            "mined": {"do": "mine", "negatives_per_query": 1},
+            "supervised": {"do": "train", **stage, "negatives_per_query": 1, "checkpoints": 3},
+            "merged": {"do": "merge"},
+        },
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     # A checkpoint after every step, so that a kill always finds one.
