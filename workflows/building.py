@@ -87,6 +87,8 @@ def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) 
                 {**inputs, **veto, "split": split},
                 profile,
             )
+        case asks.FilterByConsistency():
+            inputs["documents"] = split / "train"
         case asks.FilterByReranker():
             inputs["model"] = _import_writer(f"{name}-reranker", asked.reranker)
         case asks.FilterByJudge():

@@ -138,7 +138,7 @@ class FilterByCosine(_Cut):
 
 
 class FilterByConsistency(Section):
-    """Pairs are kept whose positive ranks in the top k of a sampled pool (E5)."""
+    """Pairs are kept whose positive ranks in the top k among passages sampled from pairs and documents (E5)."""
 
     do: Literal["filter-by-consistency"]
     pairs: str | None = None
