@@ -2,11 +2,12 @@
 
 Run: python benchmarks/filtering.py [--documents 600] [--seeds 3] [--root FOLDER]
 LibreOffice's help pages (`lohelp-index-en`): pairs of title and text of the training pages, and queries that a small
-model (SmolLM2) writes for some of them. The filters, by the base model: the positive ranks among the first three of all
-training pages, and of what is left the third with the lowest cosines goes. The same all-MiniLM-L6-v2 is trained on
-either, an epoch, once for each seed, and judged on the dev queries over all pages. `ours` is nDCG@10 with filters, `peer`
-without, both means over the seeds; the interval and p (paired bootstrap) are of the queries' means. The bar: with filters is
-better, p below 0.05. It is one workflow: with the same --root, what was done is not done again.
+model (SmolLM2) writes for some of them. The filters, by the base model: the positive ranks among the first three of
+all training pages, and of what is left the third with the lowest cosines goes. The same all-MiniLM-L6-v2 is trained
+on either, an epoch, once for each seed, and judged on the dev queries over all pages. `ours` is nDCG@10 with
+filters, `peer` without, both means over the seeds; the interval and p (paired bootstrap) are of the queries' means.
+The bar: with filters is better, p below 0.05. It is one workflow: with the same --root, what was done is not done
+again.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 # In scripts written without spaces a word is one character.
 _UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, kana, CJK ideographs
 UNSPACED_CHARACTER = re.compile(rf"[{_UNSPACED}]")
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def normalise(text: str) -> str:
@@ -16,7 +16,7 @@ def normalise(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of the normalised text."""
+    """The words of the normalised text; a dotted or underscored name counts as its parts."""
     return _WORD.findall(normalise(text))
 
 

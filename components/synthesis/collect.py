@@ -13,11 +13,11 @@ import ray
 from ray.data import Dataset
 
 from components.corpus.schema import PAIRS, content_id
+from components.corpus.words import words
 from components.storage import Folder
 from components.synthesis.answers import ANSWERS, ID, answer_paths, arrow_filesystem
 from components.synthesis.prompts import Prompts
 from components.synthesis.validate import Judge
-from components.synthesis.words import words
 from components.synthesis.written import read_texts
 
 ORIGIN = "synthetic"

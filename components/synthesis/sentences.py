@@ -2,8 +2,8 @@
 
 import re
 
+from components.corpus.words import words
 from components.synthesis.draws import draw_index
-from components.synthesis.words import words
 
 READ_CHARACTERS = 20_000  # of a document, from its start
 FEWEST_WORDS, MOST_WORDS = 5, 40

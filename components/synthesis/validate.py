@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from components.corpus.words import words
 from components.synthesis.languages import is_other_language
 from components.synthesis.prompts import Prompts
-from components.synthesis.words import words
 from components.synthesis.written import Texts, read_texts
 
 FEWEST_WORDS = 2

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.corpus.words import words
 from components.synthesis.prompts import load_prompts
 from components.synthesis.validate import Judge, longest_common_run
-from components.synthesis.words import words
 from components.synthesis.written import (
     Query,
     Texts,
