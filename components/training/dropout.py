@@ -1,9 +1,12 @@
 """Dropout on a CPU at a sixth of the time that torch takes: four draws out of one 64-bit random number.
 
 torch draws one number an element, one after the other, which in a small encoder is a quarter of a training
-step. Probabilities are rounded to 1/65536 here, and what stays is scaled by the rounded one.
+step, and takes twice as long for a number as numpy's SFC64.
+
+Probabilities are rounded to 1/65536 here, and what stays is scaled by the rounded one.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,14 +30,12 @@ def drop(values: Tensor, p: float) -> Tensor:
 
 
 def draw(shape: torch.Size) -> Tensor:
-    """Uniform integers, int16, from torch's own generator."""
+    """Uniform integers, int16. Seeded by torch's own generator, and so the same when its state is."""
     count = shape.numel()
-    return (
-        torch.empty(-(-count // 4), dtype=torch.int64)
-        .random_(-(2**63), None)
-        .view(torch.int16)[:count]
-        .view(shape)
-    )
+    seed = torch.empty((), dtype=torch.int64).random_().item()
+    generator = np.random.Generator(np.random.SFC64(int(seed)))
+    words = generator.integers(-(2**63), 2**63 - 1, -(-count // 4), dtype=np.int64, endpoint=True)
+    return torch.from_numpy(words).view(torch.int16)[:count].view(shape)
 
 
 def keep_mask(draws: Tensor, p: float, dtype: torch.dtype) -> Tensor:
