@@ -1,5 +1,7 @@
 """The end token and the batches."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from tokenizers.processors import BertProcessing, ByteLevel, TemplateProcessing
 from tokenizers.processors import Sequence as Processors
 from transformers import AutoTokenizer
 
-from components.model.tokens import append_end_token, appended_token, batches_by_length
+from components.model.tokens import BATCH_SHARE, append_end_token, appended_token, batches_by_length
 
 
 def test_end_token_goes_behind_what_the_tokenizer_puts_in_front(language_model):
@@ -62,3 +64,21 @@ def test_batches_hold_every_text_once_within_the_budget(lengths, tokens_per_batc
     for rows in batches:
         longest = max(lengths[row] for row in rows)
         assert len(rows) * longest <= tokens_per_batch or len(rows) == 1
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 200))
+def test_no_cuts_cost_less(lengths, tokens_per_batch):
+    """Against every way to cut the texts, sorted by length."""
+    ordered = sorted(lengths, reverse=True)
+
+    def cost(batches: list[list[int]]) -> float:
+        return sum(len(b) * max(b) + BATCH_SHARE * tokens_per_batch for b in batches)
+
+    allowed = []
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        ends = [place + 1 for place, cut in enumerate(cuts) if cut]
+        batches = [ordered[a:b] for a, b in itertools.pairwise([0, *ends, len(ordered)])]
+        if all(len(b) * max(b) <= tokens_per_batch or len(b) == 1 for b in batches):
+            allowed.append(cost(batches))
+    found = [[lengths[row] for row in rows] for rows in batches_by_length(lengths, tokens_per_batch)]
+    assert cost(found) == pytest.approx(min(allowed))
