@@ -75,7 +75,7 @@ def scores(kept: np.ndarray, rejected: np.ndarray, step: str) -> Figure:
         label=[f"rejected ({len(rejected):,})", f"kept ({len(kept):,})"],
     )
     axes.legend(frameon=False)
-    axes.set_xlabel("cosine of query and positive")
+    axes.set_xlabel("score of query and positive")
     axes.set_ylabel("pairs")
     axes.set_title(step)
     return figure

@@ -168,7 +168,7 @@ def _scores(steps: dict[str, Folder]) -> list[Plot]:
         kept = _column(folder, "pairs.parquet", "score")
         rejected = _column(folder, "rejected/rejected.parquet", "score")
         if len(kept):
-            words = f"Histogram of cosines in {name}: {len(kept)} pairs kept, {len(rejected)} rejected"
+            words = f"Histogram of scores in {name}: {len(kept)} pairs kept, {len(rejected)} rejected"
             plots.append(Plot(f"scores-{name}", words, figures.scores(kept, rejected, name)))
     return plots
 
