@@ -63,10 +63,13 @@ class Case:
     rows: int = 64
     steps: int = WARM_UP + STEPS
     bar: float = 0.0
+    give_back: bool = False
+    """Memory is given back at the end of a turn, which costs its owner fresh pages in the next: only where two
+    batches do not fit beside one another."""
 
 
 CASES = {
-    "medquad-512": Case("medquad-nih", 512, bar=4.5),
+    "medquad-512": Case("medquad-nih", 512, bar=4.5, give_back=True),
     "medquad-256": Case("medquad-nih", 256, bar=2.3),
     "scifact-256": Case("scifact", 256, bar=1.5),
     "curve": Case("medquad-nih", 64, steps=0),
@@ -74,11 +77,12 @@ CASES = {
 }
 
 
-def report_and_wait(connection: Connection, said: dict[str, float]) -> None:
-    """End a turn, and give its memory to the other trainer: two batches at 512 tokens do not fit into 24 GB."""
+def report_and_wait(connection: Connection, case: Case, said: dict[str, float]) -> None:
+    """End a turn, and with it one trainer's use of the machine."""
     connection.send(said)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    if case.give_back:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
     connection.send("idle")
     connection.recv()
 
@@ -88,9 +92,10 @@ class Turns:
     """A monitor that reports every step to the parent and goes on when it is told to."""
 
     connection: Connection
+    case: Case
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        report_and_wait(self.connection, {"loss": values["loss"], "mfu": values["mfu"]})
+        report_and_wait(self.connection, self.case, {"loss": values["loss"], "mfu": values["mfu"]})
 
     def params(self, values: Mapping[str, Any]) -> None: ...
     def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None: ...
@@ -163,7 +168,7 @@ def train_ours(connection: Connection, case: Case, model: Path, directory: Path,
     )  # fmt: skip
     connection.send("ready")
     connection.recv()
-    run_steps(settings, execution, Turns(connection), group, None, save_checkpoint=None)  # type: ignore[arg-type]
+    run_steps(settings, execution, Turns(connection, case), group, None, save_checkpoint=None)  # type: ignore[arg-type]
 
 
 def train_peer(
@@ -193,7 +198,7 @@ def train_peer(
     class TakeTurns(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
-                report_and_wait(connection, {"loss": float(logs["loss"])})
+                report_and_wait(connection, case, {"loss": float(logs["loss"])})
 
     encoder = SentenceTransformer(str(model), device="cpu")
     encoder.max_seq_length = case.length
