@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from components.training.dropout import draw, keep_mask
+from components.training.dropout import draw, keep_mask, keep_scale
 
 PIECE = 2**19
 """Cells of the matrices of a piece: 2 MiB in float32."""
@@ -46,14 +46,14 @@ class _Attention(torch.autograd.Function):
             if draws is not None:
                 weights.mul_(keep_mask(draws[heads], p, weights.dtype))
             torch.bmm(weights, value[heads], out=output[heads])
-        return output.view(B, H, T, d)
+        return output.mul_(keep_scale(p)).view(B, H, T, d)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, output_grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, draws = ctx.saved_tensors
         B, H, T, _ = output_grad.shape
-        output_grad = output_grad.reshape(query.shape)
+        output_grad = output_grad.reshape(query.shape) * keep_scale(ctx.p)
         query_grad, key_grad, value_grad = (torch.empty_like(each) for each in (query, key, value))
         for heads, texts in _pieces(B, H, T):
             weights = kept = _weights(query[heads], key[heads], mask, texts, ctx.scaling)

@@ -26,7 +26,9 @@ class FastDropout(nn.Module):
 
 def drop(values: Tensor, p: float) -> Tensor:
     """`values` with each element set to zero with probability `p`, the others scaled up to keep the mean."""
-    return values if p == 0 else values * keep_mask(draw(values.shape), p, values.dtype)
+    if p == 0:
+        return values
+    return values * keep_mask(draw(values.shape), p, values.dtype).mul_(keep_scale(p))
 
 
 def draw(shape: torch.Size) -> Tensor:
@@ -39,8 +41,11 @@ def draw(shape: torch.Size) -> Tensor:
 
 
 def keep_mask(draws: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """Zero with probability `p`, else 1 / (1 - p), for what `draw` drew."""
-    dropped = round(p * _STEPS)
+    """Zero with probability `p`, else one, for what `draw` drew."""
     mask = torch.empty(draws.shape, dtype=dtype)
-    torch.ge(draws, dropped - _STEPS // 2, out=mask)
-    return mask.mul_(_STEPS / (_STEPS - dropped))
+    return torch.ge(draws, round(p * _STEPS) - _STEPS // 2, out=mask)
+
+
+def keep_scale(p: float) -> float:
+    """What makes up for the elements that are dropped."""
+    return _STEPS / (_STEPS - round(p * _STEPS))

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel, PreTrainedModel, Qwen3Config, Qwen3Model
 
 from components.training.attention import CPU_ATTENTION, cpu_attention
-from components.training.dropout import FastDropout, draw, drop, keep_mask
+from components.training.dropout import FastDropout, draw, drop, keep_mask, keep_scale
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -65,7 +65,7 @@ def test_gradients_with_dropout() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mask_is_bernoulli(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    mask = keep_mask(draw(torch.Size((1000, 401))), p, dtype)
+    mask = keep_mask(draw(torch.Size((1000, 401))), p, dtype) * keep_scale(p)
     kept = (mask != 0).double()
     error = 5 * math.sqrt(p * (1 - p) / kept.numel())  # five standard deviations
     assert float(kept.mean()) == pytest.approx(1 - p, abs=error)
