@@ -248,6 +248,8 @@ def in_turn(
                 said = connection.recv()
                 found.append((time.perf_counter() - began, said))
                 connection.recv()  # idle
+            took = ", ".join(f"{seconds:.1f} s" for seconds, _ in found)
+            print(f"a step in turn: {took}", file=sys.stderr, flush=True)
             yield found
     finally:
         for child, _ in children:
