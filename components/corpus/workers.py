@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from components.corpus.tables import Piece
+from components.ray_data import data_context
 
 FEW_ROWS = 1024
 """Workers take some seconds to start, which so few rows are not worth."""
@@ -31,14 +32,11 @@ def over_pieces(
         yield from map(prepare(), pieces)
         return
     import ray  # `plan` looks at this package and loads nothing heavy
-    from ray.data import ActorPoolStrategy, DataContext, from_items
+    from ray.data import ActorPoolStrategy, from_items
 
     # in the object store arrays that `prepare` brings along are there once a node
     shared = ray.put(prepare)
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    with DataContext.current(context):
+    with data_context():
         numbers = [{"piece": piece.number} for piece in pieces]
         dataset = from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             _Worker,

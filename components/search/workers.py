@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import DataContext
+
+from components.ray_data import data_context
 
 WAIT_FOR_WORKER = 1200  # seconds until workers that do not start are given up
 
@@ -70,12 +71,7 @@ def over_shards(
         return
     if not shards:
         return
-    # Ray's data context is global to the process: what is changed is changed for this dataset alone.
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.wait_for_min_actors_s = WAIT_FOR_WORKER
-    with DataContext.current(context):
+    with data_context(WAIT_FOR_WORKER):
         dataset = ray.data.from_items(
             [{"shard": shard} for shard in shards], override_num_blocks=len(shards)
         ).map_batches(

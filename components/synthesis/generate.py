@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import ray
 from pydantic import ValidationError
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
 from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
+from components.ray_data import data_context
 from components.storage import Folder
 from components.synthesis.answers import (
     Finished,
@@ -333,7 +334,7 @@ def _run(
         most_errors = math.floor(max_error_share * task.used) - finished.failed
         ledger = new_ledger(most_errors, num_engines)
         try:
-            with watched(ledger, monitor, len(finished.digests_N), task.used), _quiet_ray_data():
+            with watched(ledger, monitor, len(finished.digests_N), task.used), data_context(WAIT_FOR_ENGINE):
                 answered = ask(_requests(task, finished, retriever, num_retrievers), ledger)
                 for _ in answered.iter_internal_ref_bundles():
                     pass
@@ -350,7 +351,7 @@ def _run(
                 ) from error
             raise
         facts = read_book(ledger).speed()
-    with _quiet_ray_data():
+    with data_context(WAIT_FOR_ENGINE):
         collected = collect(
             state,
             output,
@@ -396,15 +397,6 @@ def _requests(task: _Task, finished: Finished, retriever: Folder | None, num_ret
         compute=ActorPoolStrategy(size=num_retrievers),
         num_cpus=0,
     )
-
-
-def _quiet_ray_data() -> Any:
-    """Ray's data context is global to the process; this one holds in a `with` block."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.wait_for_min_actors_s = WAIT_FOR_ENGINE
-    return DataContext.current(context)
 
 
 def _survey(split: Folder) -> tuple[int, Counter[str]]:

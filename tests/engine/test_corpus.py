@@ -159,6 +159,7 @@ def test_what_a_worker_finds_wrong_is_said_in_its_own_words(ray_cluster, corpus,
         except Exception as error:
             return failure(error)
 
-    found = ray.get(ray.remote(num_cpus=0, max_retries=0)(task).remote())
-    assert found.kind == "user"
+    # Of a dataset that failed Ray Data leaves actors behind, which go with the process that owns them.
+    found = ray.get(ray.remote(num_cpus=0, max_retries=0, max_calls=1)(task).remote())
+    assert found.kind == "user", found.traceback
     assert found.message.startswith("column `source` is missing")
