@@ -158,7 +158,8 @@ def test_no_planted_positive_is_mined(planted: Planted):
     assert numbers["estimated_false_negative_rate"] < 0.05
 
 
-@pytest.mark.parametrize("exclude", [[], ["known_positives"], ["known_positives", "copies"]])
+# Not with near-copies alone: then few are planted beside those that the corpus holds by itself, unknown to the truth.
+@pytest.mark.parametrize("exclude", [[], ["known_positives"]])
 def test_with_exclusion_switched_off_the_estimate_agrees_with_the_truth(planted: Planted, exclude: list[str]):
     cases, numbers = planted.mine("-".join(["off", *exclude]), exclude=exclude)
     repeats = planted.copies | planted.near_copies
