@@ -7,6 +7,7 @@ batch takes.
 
 import asyncio
 import hashlib
+import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -125,8 +126,10 @@ def read_finished(state: Folder) -> Finished:
 def ask_failures_again(state: Folder) -> None:
     """Have the next attempt forget the rows that the writer failed for.
 
-    Not done at once: while a step ends, rows that were in work are still being written.
+    Not done at once: while a step ends, rows that were in work are still being written. Waits until those are there
+    that were counted before the end.
     """
+    time.sleep(2 * WRITE_EVERY)
     state.write(FORGET, b"")
 
 

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from components.storage import Folder
 from components.synthesis.answers import ID, AnswerLog
 from components.synthesis.conversation import Call, Reply, converse
-from components.synthesis.ledger import ErrorShareExceededError
+from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
 from components.synthesis.sampling import Sampling
 
@@ -102,9 +102,7 @@ class RowWriter:
         except EndpointRefusedError as error:
             await self._ledger.stop.remote(str(error))
             raise
-        await self._log.keep(written)
-        if not await self._ledger.add.remote(written["output_tokens"], written["fault"], written["error"]):
-            raise ErrorShareExceededError(written["error"])
+        await enter(written, self._log, self._ledger)
 
 
 class EndpointRefusedError(Exception):

@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
 
 from components.monitor import Monitor
+from components.synthesis.answers import AnswerLog
 
 RESTARTS = 3  # so many deaths of an engine are taken for bad luck
 TICK = 2.0  # seconds between two signs of life
@@ -130,3 +131,21 @@ def watched(ledger: ActorHandle, monitor: Monitor, done: int, total: int) -> Ite
 
 class ErrorShareExceededError(Exception):
     """More rows failed than the step may lose."""
+
+
+async def enter(written: dict[str, Any], log: AnswerLog, ledger: ActorHandle) -> None:
+    """Keep a finished row, of ANSWERS, and count it.
+
+    A row that failed is counted first: Ray Data may leave a worker at its rows when the step has ended already, and
+    what fails there must not be found by the next attempt. A row that was answered is kept whatever became of the
+    step: it was paid for.
+
+    Raises:
+        ErrorShareExceededError: the work is to end.
+    """
+    if not written["error"]:
+        await log.keep(written)
+    if not await ledger.add.remote(written["output_tokens"], written["fault"], written["error"]):
+        raise ErrorShareExceededError(written["error"])
+    if written["error"]:
+        await log.keep(written)

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from components.storage import Folder
 from components.synthesis.answers import ID, AnswerLog
 from components.synthesis.conversation import Call, Reply, converse
-from components.synthesis.ledger import ErrorShareExceededError
+from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
 from components.synthesis.sampling import Sampling
 
@@ -104,9 +104,7 @@ class RowStage(vLLMEngineStageUDF):
             raise RuntimeError("the engine gave no answer")
 
         written = await converse(row, self._prompts, ask)
-        await self._log.keep(written)
-        if not await self._ledger.add.remote(written["output_tokens"], written["fault"], written["error"]):
-            raise ErrorShareExceededError(written["error"])
+        await enter(written, self._log, self._ledger)
         return {self.IDX_IN_BATCH_COLUMN: index}
 
     def _request(self, index: int, call: Call) -> dict[str, Any]:
