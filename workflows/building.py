@@ -217,7 +217,7 @@ def _synthesise(
             "components.synthesis.generate:synthesise_at_endpoint",
             config=config,
             inputs=inputs,
-            execution=files | _endpoint(name, profile),
+            execution=files | _endpoint(name, profile) | {"max_error_share": profile.max_error_share},
             deadline_s=profile.step_deadline_s,
         )
     return Step(
@@ -230,6 +230,7 @@ def _synthesise(
             "num_cpus": profile.writer_cpus,
             "num_gpus": profile.writer_gpus,
             "num_engines": profile.writers,
+            "max_error_share": profile.max_error_share,
         },
         budget=Budget(cpus=profile.writers * profile.writer_cpus, gpus=profile.writers * profile.writer_gpus),
         deadline_s=profile.step_deadline_s,
