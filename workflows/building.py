@@ -99,9 +99,7 @@ def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) 
     return _score(name, f"components.pairs.filters.{FILTERS[type(asked)]}", config, inputs, profile)
 
 
-def decontaminate(
-    name: str, asked: Contamination | asks.Decontaminate, profile: Profile, **inputs: Step | Sub
-) -> Step:
+def decontaminate(name: str, asked: Contamination, profile: Profile, **inputs: Step | Sub) -> Step:
     """Documents or pairs without those that overlap an evaluation set."""
     what = "documents" if "documents" in inputs else "pairs"
     return Step(

@@ -7,7 +7,6 @@ batch takes.
 
 import asyncio
 import hashlib
-import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -124,12 +123,7 @@ def read_finished(state: Folder) -> Finished:
 
 
 def ask_failures_again(state: Folder) -> None:
-    """Have the next attempt forget the rows that the writer failed for.
-
-    Not done at once: while a step ends, rows that were in work are still being written. Waits until those are there
-    that were counted before the end.
-    """
-    time.sleep(2 * WRITE_EVERY)
+    """Have the next attempt forget the rows that the writer failed for."""
     state.write(FORGET, b"")
 
 

@@ -79,7 +79,7 @@ class RowWriter:
     def __init__(
         self, endpoint: Endpoint, prompts: Prompts, sampling: Sampling, ledger: ActorHandle, state: Folder
     ) -> None:
-        ray.get(ledger.begin_engine.remote())
+        ray.get(ledger.begin_engine.remote(ray.get_runtime_context().current_actor))
         self._prompts: Prompts = prompts
         self._ledger: ActorHandle = ledger
         self._log: AnswerLog = AnswerLog(state)

@@ -35,7 +35,7 @@ from components.synthesis.answers import (
 from components.synthesis.collect import Provenance, collect
 from components.synthesis.draws import Draws, is_kept, keep_rates
 from components.synthesis.endpoint import Endpoint, ResponseFormat, ask_endpoint
-from components.synthesis.ledger import new_ledger, read_book, watched
+from components.synthesis.ledger import end_engines, new_ledger, read_book, watched
 from components.synthesis.personas import PersonaSearch
 from components.synthesis.prompts import Prompts, load_personas, load_prompts, personas_version
 from components.synthesis.prompts import prompt_version as version_of_prompts
@@ -340,6 +340,7 @@ def _run(
                     pass
         except Exception as error:
             book = read_book(ledger)
+            end_engines(ledger)
             if book.stopped:
                 raise ValueError(book.stopped) from error
             if book.errors > most_errors:

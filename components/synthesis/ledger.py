@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from components.monitor import Monitor
-from components.synthesis.answers import AnswerLog
+from components.synthesis.answers import WRITE_EVERY, AnswerLog
 
 RESTARTS = 3  # so many deaths of an engine are taken for bad luck
 TICK = 2.0  # seconds between two signs of life
@@ -62,9 +62,11 @@ class Ledger:
         self._most_starts = most_starts
         self._book = Book()
         self._ready_at: float | None = None
+        self._engines: list[ActorHandle] = []
 
-    def begin_engine(self) -> None:
+    def begin_engine(self, engine: ActorHandle) -> None:
         """Raises RuntimeError when engines have died too often: what kills one may kill every next one."""
+        self._engines.append(engine)
         self._book.starts += 1
         if self._book.starts > self._most_starts:
             raise RuntimeError(f"engines died {self._book.starts - 1} times; their log says why")
@@ -94,6 +96,10 @@ class Ledger:
     def read(self) -> Book:
         return self._book
 
+    def engines(self) -> list[ActorHandle]:
+        """All that ever began, dead ones included."""
+        return self._engines
+
 
 def new_ledger(most_errors: int, num_engines: int) -> ActorHandle:
     return Ledger.remote(most_errors, num_engines * (1 + RESTARTS))  # type: ignore[attr-defined]
@@ -101,6 +107,18 @@ def new_ledger(most_errors: int, num_engines: int) -> ActorHandle:
 
 def read_book(ledger: ActorHandle) -> Book:
     return cast(Book, ray.get(ledger.read.remote()))
+
+
+def end_engines(ledger: ActorHandle) -> None:
+    """End the engines of a step that failed, once what they have answered is written.
+
+    Ray Data lets its actors go only when nobody holds the error any more; until then they would go on to ask, and an
+    engine would hold its CPUs and GPUs while the next attempt waits for them.
+    """
+    time.sleep(2 * WRITE_EVERY)
+    engines: list[ActorHandle] = ray.get(ledger.engines.remote())
+    for engine in engines:
+        ray.kill(engine)
 
 
 @contextlib.contextmanager

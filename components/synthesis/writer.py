@@ -69,7 +69,7 @@ class RowStage(vLLMEngineStageUDF):
         state: Folder,
         **engine: Any,
     ) -> None:
-        ray.get(ledger.begin_engine.remote())
+        ray.get(ledger.begin_engine.remote(ray.get_runtime_context().current_actor))
         began = time.perf_counter()
         super().__init__(**engine)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(self.model)

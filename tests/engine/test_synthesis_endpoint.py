@@ -259,6 +259,9 @@ def test_a_key_that_is_refused_ends_the_step_at_once(asked: Asked, endpoint: Run
         asked.run()
     assert SECRET not in str(raised.value)
     assert max(endpoint.times().values()) == 1
+    asked_till_the_end = len(endpoint.asked())
+    time.sleep(2)
+    assert len(endpoint.asked()) == asked_till_the_end
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,7 @@ def processes_of_the_step() -> list[psutil.Process]:
 def test_after_a_kill_no_finished_row_is_asked_for_again(
     asked: Asked, endpoint: Running, undisturbed: tuple[Asked, dict[str, float]]
 ):
-    endpoint.behave(TWO_BAD, seconds=0.3)
+    endpoint.behave(TWO_BAD, seconds=1.0)
     running = Asked(asked.arguments | {"concurrency": 8}).start()
     deadline = time.monotonic() + 120
     while len(read_finished(asked.state).digests_N) < ROWS // 4:
@@ -315,8 +318,9 @@ def test_after_a_kill_no_finished_row_is_asked_for_again(
     again = {row[3:] for row in endpoint.times()}
     assert not {row for row in again if row in finished}
     assert len(again) == ROWS - len(finished.digests_N)
-    # What the crash cost: the eight rows in work, and the answers of a second, eight in each 0.3 s.
-    assert len(again & {row[3:] for row in answered_before}) <= 8 + 2 * 8 / 0.3
+    # What the crash cost: the eight rows in work and those answered, eight a second, since the last write. Writes
+    # are a second apart; a busy machine may take three more.
+    assert len(again & {row[3:] for row in answered_before}) <= 8 + 4 * 8
     for name in ("pairs.parquet", "rejected/rejected.parquet"):
         assert asked.output.read_table(name).equals(undisturbed[0].output.read_table(name))
     assert len(asked.pairs()) == ROWS - len(TWO_BAD)

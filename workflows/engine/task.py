@@ -94,15 +94,13 @@ def failure(error: BaseException) -> Failed:
 
 
 def _raised(error: BaseException) -> BaseException:
-    """The exception that code raised, out of what Ray, Ray Train and Ray Data wrap it in on the way here."""
-    from ray.exceptions import RayTaskError, UserCodeException
+    """The exception that code raised, out of what Ray and Ray Train wrap it in on the way here."""
+    from ray.exceptions import RayTaskError
 
     while True:
         inner: BaseException | None = None
         if isinstance(error, RayTaskError):
             inner = error.cause
-        elif isinstance(error, UserCodeException):
-            inner = error.__cause__
         elif failures := list(getattr(error, "worker_failures", {}).values()):  # ray.train.WorkerGroupError
             # One worker's error makes the others lose their peer: what says what is wrong comes first.
             raised = [_raised(failure) for failure in failures]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from components.pairs.sources.kinds import fill_options, find_kind
 from components.synthesis.draws import Draws
+from workflows.recipe.documents import Contamination
 from workflows.recipe.section import Count, FilePath, ModelName, Section, Share, StepOrModel, Whole
 from workflows.recipe.training import Train
 
@@ -173,16 +174,12 @@ class FilterByJudge(_Cut):
     precision: Precision = "bfloat16"
 
 
-class Decontaminate(Section):
-    """Pairs that overlap the held-out queries, or another evaluation set, are turned away."""
+class Decontaminate(Contamination):
+    """Pairs that overlap the held-out queries, or another evaluation set beside them, are turned away."""
 
     do: Literal["decontaminate"]
     pairs: str | None = None
-    evaluation_sets: list[FilePath] = []
-    """BEIR folders beside the split's own evaluation set, `#SPLIT` behind one for the queries of a split."""
     parts: Annotated[list[Literal["queries", "relevant", "corpus"]], Field(min_length=1)] = ["queries"]
-    ngram: Count = 13
-    share: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class Mine(Section):

@@ -158,9 +158,13 @@ def test_no_planted_positive_is_mined(planted: Planted):
     assert numbers["estimated_false_negative_rate"] < 0.05
 
 
-# Not with near-copies alone: then few are planted beside those that the corpus holds by itself, unknown to the truth.
-@pytest.mark.parametrize("exclude", [[], ["known_positives"]])
-def test_with_exclusion_switched_off_the_estimate_agrees_with_the_truth(planted: Planted, exclude: list[str]):
+@pytest.mark.parametrize("exclude", [[], ["known_positives"], ["known_positives", "copies"]])
+def test_with_exclusion_switched_off_the_estimate_agrees_with_the_truth(
+    planted: Planted, exclude: list[str], request: pytest.FixtureRequest
+):
+    if "copies" in exclude and "lohelp-index-en" in request.node.name:
+        missed = "a known miss: with near-copies alone the estimate is 0.243, the planted truth 0.179"
+        request.applymarker(pytest.mark.xfail(reason=missed, strict=True))
     cases, numbers = planted.mine("-".join(["off", *exclude]), exclude=exclude)
     repeats = planted.copies | planted.near_copies
     false = [repeats.get(key, key) in planted.answers[positive] for positive, key in cases]
