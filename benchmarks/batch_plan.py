@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,13 @@ def train(rank: int, directory: str, resume_at: int | None) -> None:
     import torch.distributed as dist
 
     from components.monitor import Silent
-    from components.objective.contrastive import Objective
+    from components.objective.objective import Objective
     from components.storage import Folder
-    from components.training import loop
+    from components.training.checkpoint import POSITION
+    from components.training.loop import run_steps
     from components.training.plan_folder import read_plan
+    from components.training.settings import StageExecution, StageSettings
+    from components.training.step import MicroBatching
 
     root = Path(directory)
     torch.set_num_threads(1)
@@ -113,35 +117,36 @@ def train(rank: int, directory: str, resume_at: int | None) -> None:
     group = dist.group.WORLD
     assert group is not None
     plan = read_plan(Folder(str(root / "plan")))
-    settings = loop.StageSettings(
-        objective=Objective(), batches=plan.fingerprint, steps=plan.steps, learning_rate=1e-5, warmup_share=0.1,
-        schedule="linear", weight_decay=0.01, betas=(0.9, 0.999), max_gradient_norm=1.0, dropout=None,
-        precision="float32", seed=0, export_steps=(),
+    settings = StageSettings(
+        objective=Objective(), batches=plan.fingerprint, accumulate_steps=1, steps=plan.steps, learning_rate=1e-5,
+        warmup_share=0.1, schedule="linear", weight_decay=0.01, betas=(0.9, 0.999), max_gradient_norm=1.0,
+        dropout=None, trainable="all", lora=None, precision="float32", seed=0, export_steps=(),
     )  # fmt: skip
-    execution = loop.StageExecution(
+    execution = StageExecution(
         batches=Folder(str(root / "plan")), model=Folder(str(root / "model")),
         exports=Folder(str(root / "exports")), history=Folder(str(root / f"history-{name}")),
-        micro_batch_tokens=2048, checkpoint_every_s=0, threads=1, device="cpu",
+        micro_batching=MicroBatching(2048, 16384, "step"), activation_checkpointing=False, checkpoint_every_s=0,
+        threads=1, device="cpu",
     )  # fmt: skip
     checkpoint = root / "checkpoint"
 
-    def stop(step: int, fill: Callable[[Path], None]) -> None:
+    def stop(step: int, fill: Callable[[Path], Future[None]]) -> Future[None]:
         if step < (resume_at or 0) + STEPS:
-            return
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
         if resume_at is None:
             checkpoint.mkdir(exist_ok=True)
-            fill(checkpoint)
+            fill(checkpoint).result()
         raise Enough
 
     if resume_at is not None and rank == 0:
         # Weights of a step as good as any: only the place in the data is what counts here.
-        position = json.loads((checkpoint / loop.POSITION).read_text())
-        (checkpoint / loop.POSITION).write_text(json.dumps(position | {"step": resume_at}))
+        position = json.loads((checkpoint / POSITION).read_text())
+        (checkpoint / POSITION).write_text(json.dumps(position | {"step": resume_at}))
     dist.barrier(group)
     with contextlib.suppress(Enough):
-        loop.run_steps(
-            settings, execution, Silent(), group, checkpoint if resume_at is not None else None, stop
-        )
+        run_steps(settings, execution, Silent(), group, checkpoint if resume_at is not None else None, stop)
 
 
 def waits(root: Path, name: str) -> tuple[float, float, float]:

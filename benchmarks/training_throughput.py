@@ -3,8 +3,9 @@
 Run: python benchmarks/training_throughput.py [--only medquad-512 medquad-256 scifact-256 curve cached]
 Both train MiniLM in float32 by in-batch negatives (temperature 0.05) with AdamW, linear warm-up and decay, on the
 batches of one plan, in the same order: 64 pairs (256 with the cached loss). Each is its own trainer in a process of
-its own on all cores; they take their steps in turn, the other one waiting, and a step is timed from the word to go
-to its end, reading and tokenising included. `reached` is the share of the machine's rate of square matrix products
+its own on all cores; they take their steps in turn, the other one waiting (medquad-512, where the two do not fit into
+24 GB together: blocks of steps in turn), and a step is timed from the word to go to its end, reading and tokenising
+included. `reached` is the share of the machine's rate of square matrix products
 that the arithmetic of the texts, without padding, comes to.
 Bars: medquad-nih question and answer at 512 tokens 4.5 times sentence-transformers' pairs a second, at 256 tokens
 2.3 times, scifact title and abstract at 256 tokens 1.5 times (medians of eight steps); with the cached loss at its
@@ -14,8 +15,6 @@ runs with other draws of dropout are to each other. The last line is JSON.
 
 import argparse
 import csv
-import ctypes
-import gc
 import json
 import os
 import statistics
@@ -46,12 +45,11 @@ from components.training.plan import plan_batches  # noqa: E402
 from components.training.stream import pair_ids  # noqa: E402
 
 TEMPERATURE, LEARNING_RATE, WARM_UP_SHARE = 0.05, 2e-5, 0.1
-WARM_UP, STEPS = 2, 8
+WARM_UP, STEPS, BLOCKS = 2, 8, 2
 CACHED_ROWS, CACHED_STEPS = 256, 2
-CACHED_SIZES = (8, 16, 32)
+CACHED_SIZES = (1, 2, 4, 8)
 MICRO_BATCH_TOKENS = 2048
 GRAPH_TOKENS = 2 * 16384  # what the two workers of the profile `laptop` hold together
-TRAINERS = ("ours", "sentence-transformers")
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,12 @@ class Case:
     rows: int = 64
     steps: int = WARM_UP + STEPS
     bar: float = 0.0
-    give_back: bool = False
-    """Memory is given back at the end of a turn, which costs its owner fresh pages in the next: only where two
-    batches do not fit beside one another."""
+    apart: bool = False
+    """The trainers do not fit into memory beside one another: each runs alone, for a block of steps in turn."""
 
 
 CASES = {
-    "medquad-512": Case("medquad-nih", 512, bar=4.5, give_back=True),
+    "medquad-512": Case("medquad-nih", 512, bar=4.5, apart=True),
     "medquad-256": Case("medquad-nih", 256, bar=2.3),
     "scifact-256": Case("scifact", 256, bar=1.5),
     "curve": Case("medquad-nih", 64, steps=0),
@@ -77,13 +74,9 @@ CASES = {
 }
 
 
-def report_and_wait(connection: Connection, case: Case, said: dict[str, float]) -> None:
+def report_and_wait(connection: Connection, said: dict[str, float]) -> None:
     """End a turn, and with it one trainer's use of the machine."""
     connection.send(said)
-    if case.give_back:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-    connection.send("idle")
     connection.recv()
 
 
@@ -92,10 +85,9 @@ class Turns:
     """A monitor that reports every step to the parent and goes on when it is told to."""
 
     connection: Connection
-    case: Case
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        report_and_wait(self.connection, self.case, {"loss": values["loss"], "mfu": values["mfu"]})
+        report_and_wait(self.connection, {"loss": values["loss"], "mfu": values["mfu"]})
 
     def params(self, values: Mapping[str, Any]) -> None: ...
     def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None: ...
@@ -144,8 +136,7 @@ def train_ours(connection: Connection, case: Case, model: Path, directory: Path,
     from components.training.settings import StageExecution, StageSettings
     from components.training.step import MicroBatching
 
-    work = directory / f"ours-{seed}"
-    work.mkdir()
+    work = Path(tempfile.mkdtemp(prefix="ours-", dir=directory))
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.FileStore(str(work / "store"), 1))
     group = dist.group.WORLD
     assert group is not None
@@ -168,7 +159,7 @@ def train_ours(connection: Connection, case: Case, model: Path, directory: Path,
     )  # fmt: skip
     connection.send("ready")
     connection.recv()
-    run_steps(settings, execution, Turns(connection, case), group, None, save_checkpoint=None)  # type: ignore[arg-type]
+    run_steps(settings, execution, Turns(connection), group, None, save_checkpoint=None)  # type: ignore[arg-type]
 
 
 def train_peer(
@@ -198,7 +189,7 @@ def train_peer(
     class TakeTurns(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if "loss" in logs:
-                report_and_wait(connection, case, {"loss": float(logs["loss"])})
+                report_and_wait(connection, {"loss": float(logs["loss"])})
 
     encoder = SentenceTransformer(str(model), device="cpu")
     encoder.max_seq_length = case.length
@@ -247,7 +238,6 @@ def in_turn(
                 connection.send("go")
                 said = connection.recv()
                 found.append((time.perf_counter() - began, said))
-                connection.recv()  # idle
             took = ", ".join(f"{seconds:.1f} s" for seconds, _ in found)
             print(f"a step in turn: {took}", file=sys.stderr, flush=True)
             yield found
@@ -257,23 +247,30 @@ def in_turn(
             child.join()
 
 
-def peak_rss_gb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e6
+def in_blocks(
+    case: Case, model: Path, directory: Path, runs: list[tuple[Any, int, int]]
+) -> list[list[tuple[float, dict[str, float]]]]:
+    """As `in_turn`, over the same batches in every block and without the steps before each is warm."""
+    found: list[list[tuple[float, dict[str, float]]]] = []
+    for _ in range(BLOCKS):
+        alone = [list(in_turn(case, model, directory, [run], WARM_UP + STEPS // BLOCKS)) for run in runs]
+        found += [[said for (said,) in step] for step in zip(*alone, strict=True)][WARM_UP:]
+    return found
 
 
 def compare(name: str, model: Path, directory: Path) -> dict[str, float]:
     """Medians of a case's steps in turn."""
     case, mini_batch = CASES[name], 0
     if name == "cached":
-        mini_batch = best_mini_batch(model, directory / "sizes")
+        mini_batch = best_mini_batch(model, directory.with_name("cached-sizes"))
     prepare(case, model, directory)
-    warm_up = 1 if name == "cached" else WARM_UP
-    steps = list(
-        in_turn(case, model, directory, [(train_ours, 0, 0), (train_peer, 0, mini_batch)], case.steps)
-    )
-    ours, peer = (statistics.median(step[which][0] for step in steps[warm_up:]) for which in (0, 1))
-    mfu = statistics.median(step[0][1]["mfu"] for step in steps[warm_up:])
+    runs = [(train_ours, 0, 0), (train_peer, 0, mini_batch)]
+    if case.apart:
+        steps = in_blocks(case, model, directory, runs)
+    else:
+        steps = list(in_turn(case, model, directory, runs, case.steps))[1 if name == "cached" else WARM_UP :]
+    ours, peer = (statistics.median(step[which][0] for step in steps) for which in (0, 1))
+    mfu = statistics.median(step[0][1]["mfu"] for step in steps)
     found = {
         "ours_pairs_per_s": case.rows / ours, "peer_pairs_per_s": case.rows / peer, "ratio": peer / ours,
         "bar": case.bar, "ours_reached": mfu, "peer_reached": mfu * ours / peer,

@@ -15,6 +15,9 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["EMBEDLOOM_TEST_KEY"] = (
+    "a-key-that-nobody-may-see"  # of a fake endpoint: on every node, as a real one is
+)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(ROOT), str(ROOT / "tests" / "engine"), os.environ.get("PYTHONPATH")))
 )
@@ -32,6 +35,8 @@ def ray_cluster() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         _temp_dir=directory,
+        # Idle workers stay for the next test: a new one imports for seconds.
+        _system_config={"num_workers_soft_limit": 8, "idle_worker_killing_time_threshold_ms": 60_000},
     )
     yield
     ray.shutdown()

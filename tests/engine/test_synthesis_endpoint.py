@@ -26,7 +26,7 @@ from components.synthesis.prompts import personas_version, prompt_version
 ROWS = 200
 FAMILIES = ("retrieval", "bitext_mining", "sts", "classification")
 KEY = "EMBEDLOOM_TEST_KEY"
-SECRET = "a-key-that-nobody-may-see"
+SECRET = os.environ[KEY]
 
 
 @pytest.fixture(scope="module")
@@ -72,14 +72,12 @@ class Asked:
         arguments = self.arguments
 
         def task() -> dict[str, float]:
-            os.environ[KEY] = SECRET
             before = ray.data.DataContext.get_current()
             numbers = synthesise_at_endpoint(**arguments)
             assert ray.data.DataContext.get_current() is before
             return numbers
 
-        environment = {"env_vars": {KEY: SECRET}}  # of the test alone: a cluster has it on its nodes
-        return ray.remote(num_cpus=0, max_retries=0, runtime_env=environment)(task).remote()
+        return ray.remote(num_cpus=0, max_retries=0)(task).remote()
 
     def run(self) -> dict[str, float]:
         return ray.get(self.start(), timeout=240)  # whatever an endpoint does, nothing hangs
@@ -279,9 +277,8 @@ def test_a_key_that_is_refused_ends_the_step_at_once(asked: Asked, endpoint: Run
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_asked(
-    asked: Asked, endpoint: Running, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+    asked: Asked, endpoint: Running, change: dict[str, Any], message: str
 ):
-    monkeypatch.setenv(KEY, SECRET)
     endpoint.behave({})
     with pytest.raises(ValueError, match=message):
         synthesise_at_endpoint(**(asked.arguments | change))
