@@ -76,11 +76,13 @@ def test_value_gradients_and_statistics_equal_the_oracle(
         torch.testing.assert_close(
             gradient.double(), wanted_gradient, rtol=0, atol=tolerance * scale + rounding
         )
+    # The temperature's is a sum of cosines by softmax shares, which cancel: it is as exact as the largest of its terms.
+    terms = torch.finfo(dtype).eps / objective.temperature
     torch.testing.assert_close(
         gradients[3].double(),
         wanted_gradients[3],
         rtol=tolerance,
-        atol=(tolerance * scale + rounding) / objective.temperature,
+        atol=(tolerance * scale + rounding + terms) / objective.temperature,
     )
 
     seen = result.statistics
