@@ -41,10 +41,10 @@ from components.corpus.tables import TableWriter, read_batches
 from components.corpus.words import normalise, shingles, words
 from components.monitor import Silent
 from components.storage import Folder
-from workflows.recipe import Duplicates
+from workflows.recipe.documents import Duplicates
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
-SETTINGS = Duplicates().model_dump()
+SETTINGS = Duplicates().model_dump(exclude={"remove"})
 NGRAM, SHARE = 13, 0.3
 EVALUATED = 500
 SHARDS = 8
