@@ -96,5 +96,6 @@ def test_the_estimate_of_what_an_endpoint_costs(recipe):
     found = synthesis_estimates(recipe, PROFILE, {"asked"})
     assert set(found) == {"asked"}
     assert found["asked"].calls == 200  # two a document
-    assert found["asked"].cost is not None
+    assert found["asked"].most_output_tokens == 200 * 64  # every answer cut at its longest
+    assert 0 < found["asked"].cost < found["asked"].most_cost
     assert "at most 200 calls" in describe(found["asked"])
