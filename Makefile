@@ -5,8 +5,9 @@ RECIPE ?= docs-search
 demo: ## the whole workflow on the API documentation of the installed libraries
 	@./embedloom run $(RECIPE) $(ARGS)
 
-test: lint ## everything that CI runs
-	@PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest --timeout 900 $(ARGS)
+test: lint ## everything that CI runs: unit tests a core each, then those that share one Ray cluster
+	@OMP_NUM_THREADS=1 $(PYTEST) tests/unit --numprocesses 2 --dist worksteal $(ARGS)
+	@$(PYTEST) tests/engine tests/workflow $(ARGS)
 
 lint:
 	@$(PYTHON_OF_VENV) -m ruff check .
@@ -17,3 +18,4 @@ venv: ## builds or finds the environment; the last line is the path of its Pytho
 	@cluster/local/venv.sh
 
 PYTHON_OF_VENV = $$(cluster/local/venv.sh | tail -n 1)
+PYTEST = PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest --timeout 900

@@ -105,9 +105,9 @@ def train(rank: int, directory: str, resume_at: int | None) -> None:
     from components.storage import Folder
     from components.training.checkpoint import POSITION
     from components.training.loop import run_steps
+    from components.training.micro_batches import MicroBatching
     from components.training.plan_folder import read_plan
     from components.training.settings import StageExecution, StageSettings
-    from components.training.step import MicroBatching
 
     root = Path(directory)
     torch.set_num_threads(1)

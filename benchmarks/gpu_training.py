@@ -36,9 +36,10 @@ from components.objective.distributed import contrastive_loss  # noqa: E402
 from components.objective.objective import Objective  # noqa: E402
 from components.training.batch import Ragged, WorkerBatch  # noqa: E402
 from components.training.flops import count_flops, matrix_product_rate  # noqa: E402
+from components.training.micro_batches import MicroBatching  # noqa: E402
 from components.training.prepare import prepare_model  # noqa: E402
 from components.training.sharding import make_optimizer, shard_model  # noqa: E402
-from components.training.step import MicroBatching, accumulate_gradients  # noqa: E402
+from components.training.step import accumulate_gradients  # noqa: E402
 
 QWEN3_06B = Qwen3Config(
     vocab_size=151936,
@@ -92,6 +93,7 @@ def random_batch(rows: int, vocabulary: int) -> WorkerBatch:
         identities=np.arange(2 * rows),
         negative_rows=np.array([], dtype=np.int64),
         known_positives=Ragged(np.array([], dtype=np.int64), np.zeros(rows + 1, dtype=np.int64)),
+        scores=np.full(rows, np.nan, dtype=np.float32),
         global_tokens=2 * rows * LENGTH,
     )
 

@@ -37,9 +37,10 @@ from components.storage import Folder  # noqa: E402
 from components.training.batch import Ragged, WorkerBatch  # noqa: E402
 from components.training.gradient_cache import GradientSync  # noqa: E402
 from components.training.memory import keep_freed_memory  # noqa: E402
+from components.training.micro_batches import MicroBatching  # noqa: E402
 from components.training.prepare import prepare_model  # noqa: E402
 from components.training.sharding import Precision, shard_model  # noqa: E402
-from components.training.step import MicroBatching, accumulate_gradients, contrastive_batch  # noqa: E402
+from components.training.step import accumulate_gradients, contrastive_batch  # noqa: E402
 
 ROWS, LENGTH, MICRO_BATCH_TOKENS = 64, 128, 2048
 WARM_UP, ROUNDS = 1, 9
@@ -57,6 +58,7 @@ def synthetic_batch(rows: int, workers: int, vocabulary: int) -> WorkerBatch:
         identities=np.arange(2 * own),
         negative_rows=np.array([], dtype=np.int64),
         known_positives=Ragged(np.array([], dtype=np.int64), np.zeros(own + 1, dtype=np.int64)),
+        scores=np.full(own, np.nan, dtype=np.float32),
         global_tokens=2 * own * LENGTH * workers,
     )
 

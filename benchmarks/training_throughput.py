@@ -132,9 +132,9 @@ def train_ours(connection: Connection, case: Case, model: Path, directory: Path,
     import torch.distributed as dist
 
     from components.training.loop import run_steps
+    from components.training.micro_batches import MicroBatching
     from components.training.plan_folder import read_plan
     from components.training.settings import StageExecution, StageSettings
-    from components.training.step import MicroBatching
 
     work = Path(tempfile.mkdtemp(prefix="ours-", dir=directory))
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.FileStore(str(work / "store"), 1))

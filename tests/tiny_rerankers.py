@@ -8,8 +8,8 @@ from tokenizers.models import BPE, WordPiece
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
+    AutoConfig,
+    AutoModelForSequenceClassification,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -50,8 +50,8 @@ def write_yes_no_model(directory: Path) -> Path:
     return directory
 
 
-def write_cross_encoder(directory: Path, num_labels: int = 1) -> Path:
-    """A BERT of two layers whose words are single characters; at most 32 tokens."""
+def write_cross_encoder(directory: Path, num_labels: int = 1, kind: str = "bert", bias: float = 0.0) -> Path:
+    """A BERT (or `deberta-v2`) of two layers whose words are single characters; at most 32 tokens."""
     characters = [chr(code) for code in range(33, 127)]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *characters, *(f"##{each}" for each in characters)]
     tokenizer = Tokenizer(WordPiece({word: row for row, word in enumerate(words)}, unk_token="[UNK]"))
@@ -62,18 +62,19 @@ def write_cross_encoder(directory: Path, num_labels: int = 1) -> Path:
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     torch.manual_seed(0)
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(words),
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-            max_position_embeddings=32,
-            initializer_range=0.3,
-            num_labels=num_labels,
-        )
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        num_labels=num_labels,
     )
+    model = AutoModelForSequenceClassification.from_config(config)
+    torch.nn.init.constant_(model.classifier.bias, bias)
     model.save_pretrained(directory)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

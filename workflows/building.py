@@ -5,27 +5,32 @@ from pathlib import Path
 from typing import Any
 
 from components.corpus import contamination
+from components.evaluation import labelled
 from components.model import names
 from components.pairs.sources import hub, outside
 from components.synthesis import prompts
-from workflows.engine.step import Budget, Step, Sub
+from workflows.engine.step import Budget, Following, Step, Sub
 from workflows.profile import Profile
 from workflows.recipe import steps as asks
 from workflows.recipe.documents import Contamination
+from workflows.recipe.evaluations import OnSet, Retrieval
 from workflows.recipe.references import Reads
 from workflows.recipe.schema import Model
-from workflows.recipe.training import Train
+from workflows.recipe.training import EmbeddingStage, Stage, TrainReranker
 
 Inputs = dict[str, Step | Sub]
 
-READ = {"do", "pairs", "add", "model", "checkpoints"}
+READ = {"do", "pairs", "add", "model", "base", "checkpoints"}
 """Fields of a recipe's step that name other steps: these become inputs."""
 
 BATCH_FIELDS = {
     "batch_size", "epochs", "task_weights", "keep_last", "negatives_per_query", "query_length",
-    "document_length", "seed",
+    "document_length", "document_instructions", "seed",
 }  # fmt: skip
 """Of a training stage: what its batches are made by; the seed is the training's as well."""
+
+RERANKER_FIELDS = {"layers", "prompt", "evaluation"}
+"""Of a reranker's training: what the model is brought in by, and how it is judged."""
 
 FILTERS: dict[type, str] = {
     asks.FilterByCosine: "cosine:filter_by_cosine",
@@ -49,7 +54,7 @@ def inputs(
 
 def import_model(name: str, model: str, config: Mapping[str, Any]) -> Step:
     """An embedding model from outside: its digest is identity, where it lies is not."""
-    return _import(name, "import_model", model, config)
+    return _import(name, "source:import_model", model, config)
 
 
 def model_config(model: Model) -> dict[str, Any]:
@@ -60,6 +65,18 @@ def model_config(model: Model) -> dict[str, Any]:
 def encoding(profile: Profile) -> tuple[dict[str, Any], Budget]:
     """Of a step that encodes texts in its own process: execution and budget."""
     return {"tokens_per_batch": profile.tokens_per_batch}, Budget(cpus=profile.encoder_cpus)
+
+
+def by_workers(profile: Profile) -> tuple[dict[str, Any], Budget]:
+    """Of a step whose workers encode or score texts: execution and budget."""
+    count = profile.encoder_workers
+    execution = {
+        "tokens_per_batch": profile.tokens_per_batch,
+        "num_workers": count,
+        "num_cpus": profile.encoder_cpus,
+        "num_gpus": profile.encoder_gpus,
+    }
+    return execution, Budget(cpus=count * profile.encoder_cpus, gpus=count * profile.encoder_gpus)
 
 
 def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) -> Step:
@@ -85,6 +102,15 @@ def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) 
                 "components.pairs.mining:mine_negatives",
                 _config(asked, "reranker"),
                 {**inputs, **veto, "split": split},
+                profile,
+            )
+        case asks.RerankData():
+            teacher = {"teacher": _import_writer(f"{name}-teacher", asked.teacher)} if asked.teacher else {}
+            return _score(
+                name,
+                "components.pairs.reranking:prepare_reranking",
+                _config(asked, "teacher"),
+                {**inputs, **teacher},
                 profile,
             )
         case asks.FilterByConsistency():
@@ -113,7 +139,9 @@ def decontaminate(name: str, asked: Contamination, profile: Profile, **inputs: S
     )
 
 
-def plan_batches(name: str, stage: Train, profile: Profile, pairs: Step | Sub, tokenizer: Step) -> Step:
+def plan_batches(
+    name: str, stage: EmbeddingStage, profile: Profile, pairs: Step | Sub, tokenizer: Step
+) -> Step:
     """The batches of a stage. All models of a workflow have the tokenizer and the templates of the base."""
     return Step(
         name,
@@ -125,12 +153,132 @@ def plan_batches(name: str, stage: Train, profile: Profile, pairs: Step | Sub, t
     )
 
 
-def train(name: str, stage: Train, profile: Profile, batches: Step, model: Step | Sub) -> Step:
+def train(name: str, stage: EmbeddingStage, profile: Profile, batches: Step, model: Step | Sub) -> Step:
     """A stage, from a model and its batches."""
-    of_training = stage.model_dump(exclude=READ - {"checkpoints"} | BATCH_FIELDS - {"seed"})
+    return _stage(name, "components.training.stage:train_stage", stage, profile, batches, model)
+
+
+def import_reranker(name: str, stage: TrainReranker) -> Step:
+    """What a reranker's training starts from, with its prompt."""
+    config = {"layers": stage.layers, "spec": stage.prompt.model_dump(exclude_none=True), "seed": stage.seed}
+    return _import(name, "reranker_source:import_reranker", stage.base, config)
+
+
+def plan_reranking(name: str, stage: TrainReranker, profile: Profile, pairs: Step | Sub, base: Step) -> Step:
+    """The batches of a reranker's training."""
     return Step(
         name,
-        "components.training.stage:train_stage",
+        "components.training.reranker_plan:plan_reranking",
+        config=stage.model_dump(include={*BATCH_FIELDS, "objective"}),
+        inputs={"pairs": pairs, "model": base},
+        budget=Budget(cpus=profile.encoder_cpus),
+        deadline_s=profile.step_deadline_s,
+    )
+
+
+def train_reranker(name: str, stage: TrainReranker, profile: Profile, batches: Step, model: Step) -> Step:
+    """The training of a reranker, from what it starts from and its batches."""
+    function = "components.training.reranker_stage:train_reranker"
+    return _stage(name, function, stage, profile, batches, model)
+
+
+def evaluate_reranker(
+    name: str, asked: TrainReranker, profile: Profile, split: Step, first_stage: Step, model: Step | Sub
+) -> Step:
+    """What a reranker makes of what a retrieval system found."""
+    execution, budget = encoding(profile)
+    return Step(
+        name,
+        "components.evaluation.reranking:evaluate_reranker",
+        config=asked.evaluation.model_dump(),
+        inputs={"split": split, "model": model, "first_stage": first_stage},
+        execution=execution,
+        budget=budget,
+        headline=("ndcg@10", "gain_ndcg@10"),
+    )
+
+
+HEADLINE = ("ndcg@10", "recall@100")
+"""Of an evaluation on held-out queries."""
+
+
+def evaluate_bm25(name: str, split: Step) -> Step:
+    """BM25 on the held-out queries."""
+    return Step(
+        name,
+        "components.evaluation.retrieval:evaluate_bm25",
+        version=2,
+        inputs={"split": split},
+        headline=HEADLINE,
+    )
+
+
+def evaluate(name: str, profile: Profile, split: Step, model: Step | Sub) -> Step:
+    """A model on the held-out queries."""
+    execution, budget = by_workers(profile)
+    return Step(
+        name,
+        "components.evaluation.retrieval:evaluate_model",
+        version=2,
+        inputs={"split": split, "model": model},
+        execution=execution,
+        budget=budget,
+        headline=HEADLINE,
+    )
+
+
+def evaluate_checkpoints(name: str, profile: Profile, split: Step, stage: Step) -> Step:
+    """The checkpoints of a stage on the held-out queries, beside its work."""
+    execution, budget = encoding(profile)
+    return Step(
+        name,
+        "components.evaluation.checkpoints:evaluate_checkpoints",
+        version=2,
+        inputs={"stage": Following(stage), "split": split},
+        execution=execution,
+        budget=budget,
+    )
+
+
+EVALUATIONS = {
+    "retrieval": "components.evaluation.retrieval:evaluate_on_beir",
+    "similarity": "components.evaluation.kinds:evaluate_similarity",
+    "pair-classification": "components.evaluation.kinds:evaluate_pair_classification",
+    "classification": "components.evaluation.kinds:evaluate_classification",
+    "clustering": "components.evaluation.kinds:evaluate_clustering",
+    "bitext": "components.evaluation.kinds:evaluate_bitext",
+}
+
+
+def evaluate_on(name: str, asked: OnSet, profile: Profile, model: Step | Sub) -> Step:
+    """A model judged on a set from outside. Raises ValueError if the set is not there."""
+    execution, budget = encoding(profile)
+    return Step(
+        name,
+        EVALUATIONS[asked.kind],
+        config=asked.model_dump(exclude={"kind", "data"}),
+        inputs={"model": model},
+        external=external_of(asked),
+        execution={**execution, "data": asked.data},
+        budget=budget,
+    )
+
+
+def external_of(asked: OnSet) -> dict[str, str]:
+    """SHA-256 of each file of a set. Raises ValueError if one is missing or does not hold what the kind needs."""
+    if isinstance(asked, Retrieval):
+        return contamination.evaluation_digests([f"{asked.data}#{asked.split}"])
+    files = dict.fromkeys((getattr(asked, "train_file", asked.file), asked.file))
+    return {file: labelled.file_digest(asked.data, file, asked.kind) for file in files}
+
+
+def _stage(
+    name: str, function: str, stage: Stage, profile: Profile, batches: Step, model: Step | Sub
+) -> Step:
+    of_training = stage.model_dump(exclude=READ - {"checkpoints"} | BATCH_FIELDS - {"seed"} | RERANKER_FIELDS)
+    return Step(
+        name,
+        function,
         config=of_training,
         inputs={"batches": batches, "model": model},
         execution={
@@ -164,19 +312,14 @@ def _score(
     name: str, function: str, config: Mapping[str, Any], inputs: Mapping[str, Step | Sub], profile: Profile
 ) -> Step:
     """A step whose workers encode or score texts."""
-    count = profile.encoder_workers
+    execution, budget = by_workers(profile)
     return Step(
         name,
         function,
         config=config,
         inputs=inputs,
-        execution={
-            "tokens_per_batch": profile.tokens_per_batch,
-            "num_workers": count,
-            "num_cpus": profile.encoder_cpus,
-            "num_gpus": profile.encoder_gpus,
-        },
-        budget=Budget(cpus=count * profile.encoder_cpus, gpus=count * profile.encoder_gpus),
+        execution=execution,
+        budget=budget,
         deadline_s=profile.step_deadline_s,
     )
 
@@ -221,7 +364,7 @@ def _synthesise(
     return Step(
         name,
         "components.synthesis.generate:synthesise",
-        config=config | {"llm": _label(asked.writer)},
+        config=config | {"llm": label(asked.writer)},
         inputs={**inputs, "writer": _import_writer(f"{name}-writer", asked.writer)},
         execution={
             **files,
@@ -246,21 +389,21 @@ def _endpoint(name: str, profile: Profile) -> dict[str, Any]:
 
 def _import_writer(name: str, model: str) -> Step:
     """A language model, or a cross-encoder, from outside."""
-    return _import(name, "import_language_model", model, {})
+    return _import(name, "source:import_language_model", model, {})
 
 
 def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> Step:
     found = names.resolve_model(model)
     return Step(
         name,
-        f"components.model.source:{function}",
+        f"components.model.{function}",
         config=config,
-        external={_label(model): found.digest},
+        external={label(model): found.digest},
         execution={"model": found.uri},
     )
 
 
-def _label(model: str) -> str:
+def label(model: str) -> str:
     """A model's name without the folders of this machine."""
     return model if "://" in model else Path(model).name
 

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from components.synthesis.estimate import Estimate, estimate
 from components.synthesis.prompts import load_prompts
 from workflows.profile import Profile
+from workflows.recipe.load import Compared
 from workflows.recipe.schema import Recipe
 from workflows.recipe.steps import Synthesise, SynthesiseAtEndpoint
 
@@ -33,6 +34,22 @@ def synthesis_estimates(recipe: Recipe, profile: Profile, names: Collection[str]
             max_tokens=asked.max_tokens,
             **limits,
         )
+    return found
+
+
+def comparison_estimates(compared: Compared, profile: Profile, names: Collection[str]) -> dict[str, Estimate]:
+    """Those of a comparison's systems, by the names that `unite` gives to steps; what they share stands once.
+
+    Raises:
+        ValueError: as `synthesis_estimates`.
+    """
+    found = {}
+    for label, recipe in compared.recipes.items():
+        for name, estimated in synthesis_estimates(recipe, profile, recipe.steps).items():
+            for given in (f"{label}.{name}", name):
+                if given in names:
+                    found[given] = estimated
+                    break
     return found
 
 

@@ -1,6 +1,7 @@
 """The whole workflow, read from top to bottom: recipe -> DAG.
 
-    documents - languages - chunks - contamination - duplicates - split      each but the first and the last if asked
+    documents - languages - known items - chunks -
+                                    contamination - duplicates - split     each but the first and the last if asked
                                                                     |
     the steps of the recipe, in its order; of docs-search:          |
                                                                     |
@@ -15,6 +16,10 @@
                 +---------------------------- supervised (train) - merged (merge)
                                                                     |
     evaluate-bm25, -base and every model; checkpoints of a stage beside it - report - register
+    each model on each set of the recipe's `evaluations`: evaluate-MODEL-on-SET - report
+
+    a reranker: hard (mine) - judged (rerank-data) - reranker-batches - reranker (train-reranker), from reranker-base
+                rerank-bm25-by-reranker, rerank-merged-by-reranker - report - register-reranker
 
 A recipe's step reads the nearest earlier step that leaves what it needs, or the one that it names. Each step of the
 DAG names its function; `config`, `inputs` and `external` are what changes the result and make its identity,
@@ -22,18 +27,17 @@ DAG names its function; `config`, `inputs` and `external` are what changes the r
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from components.corpus import readers
 from workflows import building
-from workflows.engine.step import Budget, Following, Step, Sub
+from workflows.engine.step import Budget, Step, Sub
 from workflows.profile import Profile
 from workflows.recipe.references import BASE, find_reads
 from workflows.recipe.schema import Recipe
 from workflows.recipe.steps import Merge
-from workflows.recipe.training import Train
-
-HEADLINE = ("ndcg@10", "recall@100")
+from workflows.recipe.training import EmbeddingStage, TrainReranker
 
 
 def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) -> list[Step]:
@@ -47,86 +51,146 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
     Raises:
         ValueError: a source or a model that cannot be used, in one sentence.
     """
-    base = building.import_model(BASE, recipe.model.base, building.model_config(recipe.model))
-    documents = _documents(recipe, profile, base)
-    split = documents["split"]
+    made = make(recipe, profile)
+    split, models, rerankers = made.split, made.models, made.rerankers
 
-    # ---- the steps of the recipe, in its order: pairs and models
-    made: dict[str, Step] = {}
-    models: dict[str, Step | Sub] = {BASE: base}
-    stages: dict[str, Step] = {}
-    reads = find_reads(recipe.steps)
-    for name, asked in recipe.steps.items():
-        inputs = building.inputs(name, reads[name], made, models)
-        match asked:
-            case Train():
-                batches = building.plan_batches(f"{name}-batches", asked, profile, inputs["pairs"], base)
-                made[batches.name] = batches
-                made[name] = stages[name] = building.train(name, asked, profile, batches, inputs["model"])
-                models[name] = stages[name] / "model"
-            case Merge():
-                stage = stages[reads[name].checkpoints or ""]
-                made[name] = models[name] = building.merge(name, asked, stage)
-            case _:
-                made[name] = building.pairs(name, asked, profile, split, inputs)
-
-    # ---- judgement: every system on the same held-out queries
-    encoding, budget = building.encoding(profile)
-    bm25 = Step(
-        "evaluate-bm25",
-        "components.evaluation.retrieval:evaluate_bm25",
-        inputs={"split": split},
-        headline=HEADLINE,
-    )
-    evaluations = {"bm25": bm25} | {
-        name: Step(
-            f"evaluate-{name}",
-            "components.evaluation.retrieval:evaluate_model",
-            inputs={"split": split, "model": model},
-            execution=encoding,
-            budget=budget,
-            headline=HEADLINE,
-        )
-        for name, model in models.items()
+    # ---- judgement: every system on the same held-out queries, and on the recipe's other sets
+    evaluations = {"bm25": building.evaluate_bm25("evaluate-bm25", split)} | {
+        name: building.evaluate(f"evaluate-{name}", profile, split, model) for name, model in models.items()
     }
     checkpoints = [
-        Step(
-            f"evaluate-{name}-checkpoints",
-            "components.evaluation.checkpoints:evaluate_checkpoints",
-            inputs={"stage": Following(stage), "split": split},
-            execution=encoding,
-            budget=budget,
-        )
-        for name, stage in stages.items()
+        building.evaluate_checkpoints(f"evaluate-{name}-checkpoints", profile, split, stage)
+        for name, stage in made.stages.items()
         if stage.config["checkpoints"]
     ]
+    rerankings = {
+        f"{first}-by-{name}": building.evaluate_reranker(
+            f"rerank-{first}-by-{name}", asked, profile, split, evaluations[first], reranker
+        )
+        for name, (asked, reranker) in rerankers.items()
+        for first in ("bm25", made.last)
+    }
+    on_sets = {
+        (name, judged_on): building.evaluate_on(f"evaluate-{name}-on-{judged_on}", asked, profile, model)
+        for judged_on, asked in recipe.evaluations.items()
+        for name, model in models.items()
+    }
 
-    # ---- the report of it all, and the registry: the last model
-    written_up = documents | {BASE: base} | made
+    # ---- the report of it all, and the registry: the last model that was trained, and the last reranker
     report = Step(
         "report",
         "components.evaluation.report:write_report",
         config={"baseline": BASE},
         # Names of arguments: these allow no dash.
-        inputs={name.replace("-", "_"): step for name, step in written_up.items()}
-        | {f"evaluate_{name.replace('-', '_')}": step for name, step in evaluations.items()},
+        inputs={name.replace("-", "_"): step for name, step in made.steps.items()}
+        | {f"evaluate_{name.replace('-', '_')}": step for name, step in evaluations.items()}
+        | {
+            f"evaluate_{name.replace('-', '_')}__on__{judged_on.replace('-', '_')}": step
+            for (name, judged_on), step in on_sets.items()
+        }
+        | {f"rerank_{name.replace('-', '_')}": step for name, step in rerankings.items()},
     )
-    last = list(models)[-1]
-    register = Step(
-        "register",
-        "components.serving.registry:register_model",
-        config={"name": recipe.name},
-        inputs={
-            "model": models[last],
-            "split": split,
-            "evaluation": evaluations[last],
-            "base_evaluation": evaluations[BASE],
-        },
-        execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoding},
-        confirm="components.serving.registration:is_registered",
-        budget=budget,
-    )
-    return [report, register, *checkpoints]
+    encoding, budget = building.encoding(profile)
+
+    def register(name: str, function: str, registered: str, **inputs: Step | Sub) -> Step:
+        return Step(
+            name,
+            f"components.serving.registry:{function}",
+            config={"name": registered},
+            inputs={**inputs, "split": split},
+            execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoding},
+            confirm="components.serving.registration:is_registered",
+            budget=budget,
+        )
+
+    registers = []
+    if made.last != BASE:
+        registers.append(
+            register(
+                "register", "register_model", recipe.name,
+                model=models[made.last], evaluation=evaluations[made.last], base_evaluation=evaluations[BASE],
+            )
+        )  # fmt: skip
+    for name in list(rerankers)[-1:]:
+        judged = rerankings[f"{made.last}-by-{name}"]
+        registers.append(
+            register(
+                "register-reranker", "register_reranker", reranker_name(recipe.name),
+                model=rerankers[name][1], evaluation=judged,
+            )
+        )  # fmt: skip
+    return [report, *registers, *checkpoints]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a recipe makes, before any of it is judged.
+
+    Attributes:
+        steps: from the documents to the last step of the recipe, by name.
+        models: the embedding models, base first.
+        stages: the training steps of these.
+        rerankers: how each is judged, and the model.
+    """
+
+    steps: dict[str, Step]
+    models: dict[str, Step | Sub]
+    stages: dict[str, Step]
+    rerankers: dict[str, tuple[TrainReranker, Step | Sub]]
+
+    @property
+    def split(self) -> Step:
+        return self.steps["split"]
+
+    @property
+    def last(self) -> str:
+        """The model that the recipe is for."""
+        return list(self.models)[-1]
+
+
+def make(recipe: Recipe, profile: Profile) -> Made:
+    """Documents, pairs and models: the steps of the recipe, in its order.
+
+    Raises:
+        ValueError: as `pipeline`.
+    """
+    base = building.import_model(BASE, recipe.model.base, building.model_config(recipe.model))
+    documents = _documents(recipe, profile, base)
+    split = documents["split"]
+    made: dict[str, Step] = {}
+    models: dict[str, Step | Sub] = {BASE: base}
+    stages: dict[str, Step] = {}
+    rerankers: dict[str, tuple[TrainReranker, Step | Sub]] = {}
+    reads = find_reads(recipe.steps)
+    for name, asked in recipe.steps.items():
+        inputs = building.inputs(name, reads[name], made, models)
+        match asked:
+            case EmbeddingStage():
+                batches = building.plan_batches(f"{name}-batches", asked, profile, inputs["pairs"], base)
+                made[batches.name] = batches
+                made[name] = stages[name] = building.train(name, asked, profile, batches, inputs["model"])
+                models[name] = stages[name] / "model"
+            case TrainReranker():
+                start = building.import_reranker(f"{name}-base", asked)
+                batches = building.plan_reranking(f"{name}-batches", asked, profile, inputs["pairs"], start)
+                made |= {start.name: start, batches.name: batches}
+                made[name] = building.train_reranker(name, asked, profile, batches, start)
+                rerankers[name] = asked, made[name] / "model"
+            case Merge():
+                stage = reads[name].checkpoints or ""
+                made[name] = building.merge(name, asked, made[stage])
+                if stage in rerankers:
+                    rerankers[name] = rerankers[stage][0], made[name]
+                else:
+                    models[name] = made[name]
+            case _:
+                made[name] = building.pairs(name, asked, profile, split, inputs)
+    return Made(documents | {BASE: base} | made, models, stages, rerankers)
+
+
+def reranker_name(recipe: str) -> str:
+    """Under which name a recipe's reranker is registered."""
+    return f"{recipe}-reranker"
 
 
 def _documents(recipe: Recipe, profile: Profile, base: Step) -> dict[str, Step]:
@@ -135,7 +199,7 @@ def _documents(recipe: Recipe, profile: Profile, base: Step) -> dict[str, Step]:
         "documents",
         "components.corpus.readers:read_documents",
         config=recipe.documents.model_dump(exclude={"sources"}),
-        external=readers.source_digests(recipe.documents.sources),
+        external=readers.source_digests(recipe.documents.sources, recipe.documents.columns),
         execution={"sources": recipe.documents.sources},
         explain="components.corpus.readers:changed_documents",
     )
@@ -156,6 +220,13 @@ def _documents(recipe: Recipe, profile: Profile, base: Step) -> dict[str, Step]:
 
     if recipe.languages:
         add("languages", "language:identify_languages", recipe.languages.model_dump())
+    if recipe.known_items:
+        chain["known-items"] = Step(
+            "known-items",
+            "components.corpus.known_items:make_known_items",
+            config=recipe.known_items.model_dump(),
+            inputs={"documents": [*chain.values()][-1]},
+        )
     if recipe.chunks:
         add("chunks", "chunks:chunk_documents", recipe.chunks.model_dump(), model=base)
     if recipe.contamination:

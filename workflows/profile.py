@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 class Endpoint(BaseModel):
     """An OpenAI-compatible endpoint: where it is, how it may be asked, what it costs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     base_url: str
     """Up to and with the version: https://host/v1."""
@@ -34,7 +34,7 @@ class Endpoint(BaseModel):
 class Profile(BaseModel):
     """Sizes of one place to run in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     workers: Count = 2
     """Training workers."""
@@ -71,6 +71,12 @@ class Profile(BaseModel):
     maximum_cpus: Count | None = None
     """What the cluster may grow to; null: it does not grow."""
     maximum_gpus: Annotated[int, Field(ge=0)] | None = None
+    device_tflops: Annotated[float, Field(gt=0)] = 0.06
+    """What a GPU, or on a machine without one a worker, sustains in training and encoding, for the plan's estimates."""
+    device_price: Annotated[float, Field(ge=0)] | None = None
+    """Of a device hour; the plan says what the hours cost then."""
+    writer_tokens_per_second: Annotated[float, Field(gt=0)] = 130.0
+    """What an engine writes, all its requests together, for the plan's estimates."""
 
 
 PROFILES = {
@@ -85,6 +91,33 @@ PROFILES = {
         micro_batch_tokens=65536,
         graph_tokens=65536,
         tokens_per_batch=65536,
+        # An H100's dense bfloat16 rate (989) at 40 %; a writer of some 8 billion weights on it.
+        device_tflops=400,
+        writer_tokens_per_second=4000,
+    ),
+    # Nodes of eight GPUs and nodes without, as the files in cluster/ describe them; they come when a step asks.
+    "cluster": Profile(
+        workers=8,
+        cpus_per_worker=8,
+        gpus_per_worker=1,
+        document_workers=32,
+        encoder_workers=8,
+        encoder_cpus=8,
+        encoder_gpus=1,
+        writers=8,
+        writer_cpus=8,
+        writer_gpus=1,
+        max_error_share=0.05,
+        micro_batch_tokens=65536,
+        graph_tokens=65536,
+        activation_checkpointing=True,
+        tokens_per_batch=65536,
+        checkpoint_every_s=600,
+        step_deadline_s=7 * 24 * 3600,
+        maximum_cpus=320,
+        maximum_gpus=16,
+        device_tflops=400,
+        writer_tokens_per_second=4000,
     ),
 }
 

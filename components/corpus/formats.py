@@ -1,18 +1,30 @@
-"""Rows of JSONL and Parquet files and of BEIR folders, checked one by one; an error names file and row."""
+"""Rows of JSONL, CSV and Parquet files and of BEIR folders, checked one by one, and pages of text; an error names
+file and row."""
 
+import csv
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import pyarrow.parquet as pq
 
+from components.corpus import pages
 from components.storage import Folder
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 ID_FIELDS = ("document_id", "_id", "id")
+DELIMITERS = ",;\t|"
+LONGEST_CELL = 2**31 - 1
+"""Characters of a cell of CSV; Python's own limit, 131,072, is shorter than many a document."""
+
+Column = Literal["id", "title", "text", "language"]
+Columns = Mapping[Column, str | None]
+"""The field that holds it, where it is not the usual one; None: none does."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,7 @@ class File:
     Attributes:
         name: short name, the same wherever the file lies: `documents.jsonl`, `scifact/corpus.jsonl`.
         uri: where it lies.
-        holds: "documents", "queries" or "qrels".
+        holds: "documents" (rows of a table), "pages" (one document, or a folder of them), "queries" or "qrels".
     """
 
     name: str
@@ -60,7 +72,9 @@ class Judgement:
 
 
 def find_files(source: str) -> list[File]:
-    """The files of a source: a file, a folder of JSONL and Parquet files, or a BEIR folder.
+    """The files of a source: a file, a folder of tables, a BEIR folder, or a tree of pages, which counts as one file.
+
+    A folder that has tables (JSONL, CSV, Parquet) holds nothing else that is read.
 
     Raises:
         ValueError: nothing is there, or it is of no kind that is read.
@@ -70,11 +84,14 @@ def find_files(source: str) -> list[File]:
         raise ValueError(f"source {source} does not exist")
     stem = path.rstrip("/").rsplit("/", 1)[-1]
     if filesystem.isfile(path):
-        if not path.endswith(SUFFIXES):
-            raise ValueError(
-                f"source {source} is no file that can be read; it must end in {', '.join(SUFFIXES)}"
-            )
-        return [File(stem, source, "documents")]
+        if path.endswith(SUFFIXES):
+            return [File(stem, source, "documents")]
+        if path.lower().endswith(pages.SUFFIXES):
+            return [File(stem, source, "pages")]
+        raise ValueError(
+            f"source {source} is no file that can be read; it must end in "
+            f"{', '.join((*SUFFIXES, *pages.SUFFIXES))}"
+        )
     folder = Folder(source)
     names = folder.names()
     if "corpus.jsonl" in names and {"queries.jsonl", "qrels"} & set(names):
@@ -87,28 +104,81 @@ def find_files(source: str) -> list[File]:
         found += [(f"qrels/{name}", "qrels") for name in judgements]
     else:
         found = [(name, "documents") for name in names if name.endswith(SUFFIXES)]
+        if not found and page_names(folder):
+            return [File(stem, source, "pages")]
         if not found:
-            raise ValueError(f"folder {source} holds no file that ends in {', '.join(SUFFIXES)}")
+            raise ValueError(
+                f"folder {source} holds no file that ends in {', '.join(SUFFIXES)}, nor below it one that ends in "
+                f"{', '.join(pages.SUFFIXES)}; it holds {', '.join(names[:5]) or 'nothing'}"
+            )
     return [File(f"{stem}/{name}", (folder / name).uri, holds) for name, holds in found]
 
 
-def read_documents_of(file: File, digest: Any = None) -> Iterator[RawDocument]:
+def find_tables(source: str) -> list[File]:
+    """As `find_files`, of tables alone.
+
+    Raises:
+        ValueError: as `find_files`, or the source holds pages.
+    """
+    files = find_files(source)
+    if any(file.holds == "pages" for file in files):
+        raise ValueError(f"source {source} holds pages of text; a table ends in {', '.join(SUFFIXES)}")
+    return files
+
+
+def page_names(folder: Folder) -> list[str]:
+    """The pages below a folder, by relative name; what is hidden (`.git`) is passed over."""
+    return [
+        name
+        for name in folder.files()
+        if name.lower().endswith(pages.SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
+    ]
+
+
+def read_documents_of(
+    file: File, digest: Any = None, columns: Columns | None = None
+) -> Iterator[RawDocument]:
     """Stream the documents of a file; `digest` (a hashlib object) is fed its content on the way.
 
     Raises:
         ValueError: at the first row that is no document, naming file and row.
     """
     for place, row in read_rows_of(file, digest):
-        yield _document(place, row)
+        yield _document(place, row, columns or {})
+
+
+def read_pages_of(file: File, digest: Any = None, columns: Columns | None = None) -> Iterator[RawDocument]:
+    """Stream the pages of a tree, or one page; the id is the relative name. Of `columns` only `id` is looked at.
+
+    Raises:
+        ValueError: a page that cannot be read, naming it.
+    """
+    filesystem, path = fsspec.url_to_fs(file.uri)
+    if filesystem.isfile(path):
+        folder, name = file.uri.rsplit("/", 1) if "/" in file.uri else (".", file.uri)
+        names, shown = [name], file.name.removesuffix(name)
+    else:
+        folder, names, shown = file.uri, page_names(Folder(file.uri)), f"{file.name}/"
+    for name in names:
+        content = Folder(folder).read(name)
+        if digest is not None:
+            digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+        title, text = pages.read_page(f"{shown}{name}", content)
+        document_id = None if columns and columns.get("id", name) is None else name
+        yield RawDocument(f"{shown}{name}", document_id, text, title, None, {"file": name})
 
 
 def read_rows_of(file: File, digest: Any = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream (place, row) of a JSONL or Parquet file, whatever its rows hold.
+    """Stream (place, row) of a JSONL, CSV or Parquet file, whatever its rows hold.
 
     Raises:
-        ValueError: it is neither, naming file and row.
+        ValueError: it is none of these, naming file and row.
     """
-    return _parquet_rows(file, digest) if file.uri.endswith(".parquet") else _jsonl_rows(file, digest)
+    if file.uri.endswith(".parquet"):
+        return _parquet_rows(file, digest)
+    if file.uri.endswith((".jsonl", ".jsonl.gz")):
+        return _jsonl_rows(file, digest)
+    return _csv_rows(file, digest)
 
 
 def read_queries_of(file: File, digest: Any = None) -> Iterator[tuple[str, str, str]]:
@@ -140,12 +210,13 @@ def read_qrels_of(file: File, digest: Any = None) -> Iterator[Judgement]:
             ) from error
 
 
-def _lines(file: File, digest: Any) -> Iterator[tuple[int, str]]:
+def _lines(file: File, digest: Any, empty: bool = False) -> Iterator[tuple[int, str]]:
+    """Number and text of each line; of empty ones too if they are wanted."""
     with fsspec.open(file.uri, "rb", compression="infer") as stream:
         for number, line in enumerate(stream, start=1):
             if digest is not None:
                 digest.update(line)
-            if line.isspace():
+            if line.isspace() and not empty:
                 continue
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -176,6 +247,34 @@ def _jsonl_rows(file: File, digest: Any) -> Iterator[tuple[str, dict[str, Any]]]
         yield place, row
 
 
+def _csv_rows(file: File, digest: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a file whose first line names the columns. An empty cell is no value."""
+    lines = _lines(file, digest, empty=True)
+    _, header = next(lines, (0, ""))
+    tabs = file.uri.endswith((".tsv", ".tsv.gz"))
+    delimiter = "\t" if tabs else max(DELIMITERS, key=header.count)
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(
+        itertools.chain([header], (line for _, line in lines)), delimiter=delimiter, strict=True
+    )
+    names: list[str] = []
+    try:
+        for cells in reader:
+            place = f"{file.name}:{reader.line_num}"
+            if not names:
+                names = [name.strip() for name in cells]
+                if repeated := [name for name, times in Counter(names).items() if name and times > 1]:
+                    raise ValueError(f"{place}: the first line names the column `{repeated[0]}` twice")
+            elif len(cells) > len(names):
+                raise ValueError(
+                    f"{place}: {len(cells)} cells, and the first line names {len(names)} columns"
+                )
+            elif any(cells):
+                yield place, {name: cell for name, cell in zip(names, cells, strict=False) if name and cell}
+    except csv.Error as error:
+        raise ValueError(f"{file.name}:{reader.line_num}: not CSV ({error})") from error
+
+
 def _parquet_rows(file: File, digest: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     with fsspec.open(file.uri, "rb") as stream:
         if digest is not None:
@@ -192,29 +291,31 @@ def _parquet_rows(file: File, digest: Any) -> Iterator[tuple[str, dict[str, Any]
                 yield f"{file.name} row {number}", row
 
 
-def _document(place: str, row: dict[str, Any]) -> RawDocument:
+def _document(place: str, row: dict[str, Any], columns: Columns) -> RawDocument:
+    fields = {name: columns.get(name, name) for name in ("text", "title", "language")}
+    ids = ID_FIELDS if "id" not in columns else tuple(filter(None, [columns["id"]]))
     optional = {}
     for name in ("title", "language"):
-        value = row.get(name)
+        value = row.get(fields[name] or "")
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"{place}: `{name}` is {type(value).__name__}, it must be a string")
+            raise ValueError(f"{place}: `{fields[name]}` is {type(value).__name__}, it must be a string")
         optional[name] = value.strip() if value else None
-    known = {"text", "title", "language", "metadata", *ID_FIELDS}
+    known = {*fields.values(), "metadata", *ids}
     rest = {name: value for name, value in row.items() if name not in known}
     given = row.get("metadata")
     rest |= given if isinstance(given, dict) else {"metadata": given}
     return RawDocument(
         place=place,
-        document_id=_identifier(place, row),
-        text=_text(place, row, "document"),
+        document_id=_identifier(place, row, ids),
+        text=_text(place, row, "document", fields["text"] or ""),
         title=optional["title"] or None,
         language=optional["language"] or None,
         metadata={name: _as_string(value) for name, value in sorted(rest.items()) if value is not None},
     )
 
 
-def _identifier(place: str, row: dict[str, Any]) -> str | None:
-    for name in ID_FIELDS:
+def _identifier(place: str, row: dict[str, Any], fields: Sequence[str] = ID_FIELDS) -> str | None:
+    for name in fields:
         value = row.get(name)
         if value is None or value == "":
             continue
@@ -226,14 +327,17 @@ def _identifier(place: str, row: dict[str, Any]) -> str | None:
     return None
 
 
-def _text(place: str, row: dict[str, Any], kind: str) -> str:
-    text = row.get("text")
+def _text(place: str, row: dict[str, Any], kind: str, field: str = "text") -> str:
+    text = row.get(field)
     if text is None:
-        raise ValueError(f"{place}: the {kind} has no `text`; its fields are {', '.join(row) or 'none'}")
+        raise ValueError(
+            f"{place}: the {kind} has no `{field}`; its fields are {', '.join(row) or 'none'}"
+            + ("; `documents.columns` says which holds what" if row and kind == "document" else "")
+        )
     if not isinstance(text, str):
-        raise ValueError(f"{place}: `text` is {type(text).__name__}, it must be a string")
+        raise ValueError(f"{place}: `{field}` is {type(text).__name__}, it must be a string")
     if not text.strip():
-        raise ValueError(f"{place}: the {kind}'s `text` is empty")
+        raise ValueError(f"{place}: the {kind}'s `{field}` is empty")
     return text
 
 

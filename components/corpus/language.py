@@ -98,6 +98,15 @@ def identify_languages(
     return numbers
 
 
+def detect_languages(
+    texts: Sequence[str], min_letters: int = 20, confidence: float = 0.5
+) -> list[str | None]:
+    """The ISO 639-1 code of each text, among all languages of lingua; None where it is too short or uncertain."""
+    detector = _detector(list(_languages(None, "").values()), "low")
+    found = _detect(detector, texts, min_letters, confidence)
+    return [None if outcome in UNDETERMINED else outcome for outcome, _ in found]
+
+
 def language_code(stated: str) -> str:
     """The ISO 639-1 part of a tag: `en` of `en-US`, `zh` of `ZH_Hant`."""
     return stated.strip().lower().replace("_", "-").partition("-")[0]

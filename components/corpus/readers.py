@@ -1,4 +1,5 @@
-"""Documents in: JSONL, Parquet, BEIR folders, docstrings of installed libraries, to one document table.
+"""Documents in: JSONL, CSV, Parquet, BEIR folders, Markdown, HTML, text, docstrings of installed libraries, to one
+document table.
 
 A file that cannot be what it says (no text, invalid UTF-8, no JSON) is an error that names file and line,
 raised when the plan is made. A sound row that the recipe does not want (too short, too long, an id that
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from components.corpus import docstrings, formats
 from components.corpus.digests import digests, find
+from components.corpus.formats import Columns
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform, content_id, rejected_schema
 from components.corpus.tables import BATCH_BYTES, BATCH_ROWS, TableWriter, read_batches
 from components.monitor import Monitor
@@ -36,6 +38,7 @@ def read_documents(
     language: str,
     min_characters: int,
     max_characters: int | None,
+    columns: Columns | None = None,
     output: Folder,
     monitor: Monitor,
 ) -> dict[str, float]:
@@ -47,12 +50,14 @@ def read_documents(
     split "all".
 
     Args:
-        sources: paths or URIs of `*.jsonl`, `*.jsonl.gz` and `*.parquet`, of folders of those, of BEIR
-        folders
-            (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), or `docstrings://numpy,scipy`.
+        sources: paths or URIs of tables (`*.jsonl`, `*.csv`, `*.tsv`, each also with `.gz`, `*.parquet`), of folders
+            of those, of BEIR folders (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), of pages (`*.md`, `*.html`,
+            `*.txt`, `*.rst`) and trees of them, or `docstrings://numpy,scipy`.
         language: of documents whose row names none.
         min_characters: a shorter text is rejected (`too_short`).
         max_characters: a longer text is rejected (`too_long`); None: no limit.
+        columns: for `id`, `title`, `text` and `language` the field of a row that holds it, where it is not called so;
+            None: the rows have none. Without an id it is the hash of the content.
 
     Returns:
         rows_in, documents, queries, qrels and one `rejected_<reason>` for each reason that occurred.
@@ -65,7 +70,7 @@ def read_documents(
         tempfile.TemporaryDirectory(prefix="embedloom-documents-") as scratch,
         _Reading(limits, Folder(scratch), output) as reading,
     ):
-        _read_files(reading, _files(sources), monitor)
+        _read_files(reading, _files(sources), columns or {}, monitor)
         _read_docstrings(reading, _libraries(sources), monitor)
         document_ids = reading.write_documents()
         counts = reading.write_judgements(document_ids)
@@ -80,13 +85,14 @@ def read_documents(
     return numbers
 
 
-def source_digests(sources: list[str]) -> dict[str, str]:
-    """SHA-256 (hex) of each file by its short name, and of each library as `docstrings://NAME`.
+def source_digests(sources: list[str], columns: Columns | None = None) -> dict[str, str]:
+    """SHA-256 (hex) of each file by its short name (of a tree of pages one), and of each library as `docstrings://NAME`.
 
-    Reads and checks each file once, as `check_sources`; of a library only that it is installed.
+    Reads and checks each file once; of a library only that it is installed.
 
     Raises:
-        ValueError: as `check_sources`.
+        ValueError: a source is missing or empty, or holds a row that is no document; names the file and the line
+            (`documents.jsonl:12: ...`).
     """
     digests: dict[str, str] = {}
     if not sources:
@@ -94,7 +100,7 @@ def source_digests(sources: list[str]) -> dict[str, str]:
     for file in _files(sources):
         digest = hashlib.sha256()
         rows = 0
-        for _ in _rows(file, digest):
+        for _ in _rows(file, columns or {}, digest):
             rows += 1
         if not rows:
             raise ValueError(f"{file.name}: no {file.holds} in it; the file is empty ({file.uri})")
@@ -104,17 +110,13 @@ def source_digests(sources: list[str]) -> dict[str, str]:
     return digests
 
 
-def check_sources(sources: list[str]) -> None:
-    """Raise one clear sentence if a source is missing, empty, or holds a row that is no document.
-
-    Raises:
-        ValueError: names the file and the line (`documents.jsonl:12: ...`).
-    """
-    source_digests(sources)
-
-
 def changed_documents(
-    previous: Folder, sources: list[str], language: str, min_characters: int, max_characters: int | None
+    previous: Folder,
+    sources: list[str],
+    language: str,
+    min_characters: int,
+    max_characters: int | None,
+    columns: Columns | None = None,
 ) -> str:
     """One sentence that names the documents which differ from an earlier output of `read_documents`.
 
@@ -126,13 +128,13 @@ def changed_documents(
     limits = _Limits(language, min_characters, max_characters)
     after: dict[str, _Version] = {}
     for file in _files(sources):
-        for row in _rows(file) if file.holds == "documents" else ():
+        for row in _rows(file, columns or {}) if file.holds in ("documents", "pages") else ():
             if limits.reason(row) is None:
                 after.setdefault(_document_id(row), _Version.of(row.title, row.text))
     before: dict[str, _Version] = {}
     versions: dict[str, str] = {}
-    columns = ["document_id", "text", "title", "source", "metadata"]
-    for batch in read_batches(previous, "documents.parquet", columns):
+    compared = ["document_id", "text", "title", "source", "metadata"]
+    for batch in read_batches(previous, "documents.parquet", compared):
         for row in batch.to_pylist(maps_as_pydicts="strict"):
             if row["source"].startswith(docstrings.SCHEME):
                 versions[row["source"]] = row["metadata"]["version"]
@@ -178,7 +180,7 @@ class _Limits:
 
     def reason(self, raw: formats.RawDocument) -> str | None:
         """Why a document is turned away for its length."""
-        if len(raw.text) < self.min_characters:
+        if len(raw.text) < max(1, self.min_characters):
             return "too_short"
         if self.max_characters is not None and len(raw.text) > self.max_characters:
             return "too_long"
@@ -329,9 +331,9 @@ class _Rows:
         self._waiting, self._characters = [], 0
 
 
-def _read_files(reading: _Reading, files: Sequence[formats.File], monitor: Monitor) -> None:
+def _read_files(reading: _Reading, files: Sequence[formats.File], columns: Columns, monitor: Monitor) -> None:
     for done, file in enumerate(files, start=1):
-        for row in _rows(file):
+        for row in _rows(file, columns):
             match row:
                 case formats.RawDocument():
                     reading.add_document(row, source=file.name)
@@ -393,13 +395,16 @@ def _is_docstrings(source: str) -> bool:
     return source.startswith(docstrings.SCHEME)
 
 
-def _rows(file: formats.File, digest: Any = None) -> Any:
-    read = {
-        "documents": formats.read_documents_of,
-        "queries": formats.read_queries_of,
-        "qrels": formats.read_qrels_of,
-    }[file.holds]
-    return read(file, digest)
+def _rows(file: formats.File, columns: Columns, digest: Any = None) -> Any:
+    match file.holds:
+        case "documents":
+            return formats.read_documents_of(file, digest, columns)
+        case "pages":
+            return formats.read_pages_of(file, digest, columns)
+        case "queries":
+            return formats.read_queries_of(file, digest)
+        case _:
+            return formats.read_qrels_of(file, digest)
 
 
 def _version(library: str) -> str:

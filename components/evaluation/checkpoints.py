@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from components.evaluation.cache import Encoder, load_encoder
 from components.evaluation.collection import read_collection
 from components.evaluation.evaluation import write_evaluation
 from components.evaluation.retrieval import evaluate_embedder
-from components.model.embedder import Embedder
 from components.monitor import Monitor
 from components.storage import Folder
 
@@ -28,7 +28,13 @@ class Stage(Protocol):
 
 
 def evaluate_checkpoints(
-    *, stage: Stage, split: Folder, output: Folder, monitor: Monitor, tokens_per_batch: int = 8192
+    *,
+    stage: Stage,
+    split: Folder,
+    output: Folder,
+    monitor: Monitor,
+    tokens_per_batch: int = 8192,
+    cache: Folder | None = None,
 ) -> dict[str, float]:
     """Judge every kept checkpoint on the evaluation side of a split, as `evaluate_model` does, for a curve.
 
@@ -37,13 +43,14 @@ def evaluate_checkpoints(
     Args:
         output: an evaluation a checkpoint, in a folder of its name.
         tokens_per_batch: padded tokens encoded at once; execution only.
+        cache: a folder for vectors (`cache.CachedEncoder`): the last checkpoint is the stage's model; execution only.
 
     Returns:
         checkpoints, and nDCG@10 of the first, the best and the last one.
     """
     collection = read_collection(split)
     scores: dict[int, float] = {}
-    for name, embedder in _checkpoints(stage):
+    for name, embedder in _checkpoints(stage, cache):
         evaluation = evaluate_embedder(collection, embedder, tokens_per_batch, monitor)
         write_evaluation(evaluation, output / name)
         step = int(name.removeprefix("step-"))
@@ -59,7 +66,7 @@ def evaluate_checkpoints(
     }
 
 
-def _checkpoints(stage: Stage) -> Iterator[tuple[str, Embedder]]:
+def _checkpoints(stage: Stage, cache: Folder | None) -> Iterator[tuple[str, Encoder]]:
     """Each one once, loaded, until the stage is done."""
     seen: set[str] = set()
     while True:
@@ -73,8 +80,7 @@ def _checkpoints(stage: Stage) -> Iterator[tuple[str, Embedder]]:
             if name in seen:
                 continue
             try:
-                with (folder / name).local() as directory:
-                    embedder = Embedder.load(directory)
+                embedder = load_encoder(folder / name, cache)
             except (OSError, ValueError):
                 if finished is not None or stage.output() is None:
                     raise

@@ -134,11 +134,11 @@ def write_evaluation(evaluation: Evaluation, output: Folder) -> None:
 
 
 def read_evaluation(folder: Folder) -> Evaluation:
-    """What `write_evaluation` wrote."""
+    """What `write_evaluation` wrote; in an older one a metric may be missing."""
     summary = json.loads(folder.read("metrics.json"))
     return Evaluation(
         per_query=folder.read_table("per_query.parquet"),
         run=folder.read_table("run.parquet"),
-        metrics={metric: Interval(**summary.pop(metric)) for metric in METRICS},
+        metrics={metric: Interval(**summary.pop(metric)) for metric in METRICS if metric in summary},
         **summary,
     )

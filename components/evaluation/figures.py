@@ -5,9 +5,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from components.evaluation.systems_table import LEVEL, ComparisonTable, SetTable
 from components.evaluation.table import Row, figures, title
 
 BLUE, SKY, VERMILION, GREY, INK = "#0072B2", "#56B4E9", "#D55E00", "#999999", "#1f2328"
@@ -24,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "svg.fonttype": "path",  # the page looks the same on a machine without the font
 }
+_BEHIND_TO_AHEAD = LinearSegmentedColormap.from_list("behind to ahead", [VERMILION, "#ffffff", BLUE])
 _WIDTH = 6.2  # inches: about what a phone shows without shrinking the letters below reading size
 
 
@@ -116,4 +119,68 @@ def angles(angle_T: np.ndarray, step: str) -> Figure:
     axes.set_xlabel("tensor, in the order of the model")
     axes.set_ylabel("angle, degrees")
     axes.set_title(step)
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def systems(one: SetTable) -> Figure:
+    """A point for each system with its 95 % interval: dark where it differs from the baseline, which is grey."""
+    figure = Figure(figsize=(_WIDTH, 1.0 + 0.34 * len(one.figures)), layout="constrained")
+    axes = figure.add_subplot()
+    for at, each in enumerate(one.figures):
+        value = each.value
+        colour = GREY if each.p is None else BLUE if each.p < LEVEL else SKY
+        error = [[value.mean - value.low], [value.high - value.mean]]
+        axes.errorbar(
+            value.mean, at, xerr=error, fmt="s" if each.p is None else "o", color=colour, ecolor=INK,
+            elinewidth=1.2, capsize=3, markersize=7,
+        )  # fmt: skip
+    axes.set_yticks(range(len(one.figures)), [each.system for each in one.figures])
+    axes.set_ylim(len(one.figures) - 0.5, -0.5)
+    axes.grid(axis="x", color="#e4e8ec")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(f"{one.name if one.metric == one.name else title(one.metric)}, mean and 95 % interval")
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def pairs(one: SetTable) -> Figure:
+    """Every pair: how far the system of the row is ahead of that of the column; a ring where that may be chance."""
+    names = [each.system for each in one.figures]
+    size = max(_WIDTH, 1.6 + 0.38 * len(names))
+    figure = Figure(figsize=(size, size - 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    ahead_SS = np.zeros((len(names), len(names)))
+    for pair in one.pairs:
+        first, second = names.index(pair.first), names.index(pair.second)
+        ahead_SS[first, second], ahead_SS[second, first] = pair.difference.mean, -pair.difference.mean
+        if pair.p >= LEVEL:
+            axes.plot([second, first], [first, second], "o", color=INK, fillstyle="none", markersize=5)
+    most = max(float(np.abs(ahead_SS).max()), 1e-9)
+    shown = axes.imshow(ahead_SS, cmap=_BEHIND_TO_AHEAD, vmin=-most, vmax=most)
+    figure.colorbar(shown, shrink=0.7, label="ahead by")
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    return figure
+
+
+@mpl.rc_context(_STYLE)
+def costs(table: ComparisonTable) -> Figure:
+    """The figure of the first set, which is the average if there is one, against the seconds of training."""
+    figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for system, each in zip(table.systems, table.sets[0].figures, strict=True):
+        axes.plot(system.cost.seconds, each.value.mean, "o", color=GREY if each.p is None else BLUE)
+        axes.annotate(
+            system.name,
+            (system.cost.seconds, each.value.mean),
+            (5, 3),
+            textcoords="offset points",
+            fontsize=9,
+        )
+    axes.margins(x=0.15)
+    axes.grid(color="#e4e8ec")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel(table.sets[0].name)
     return figure

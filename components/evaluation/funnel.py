@@ -70,5 +70,6 @@ def _rejected(folder: Folder) -> dict[str, int]:
 
 def read_counts(folder: Folder, name: str, column: str) -> dict[str, int]:
     """How often each value of a column occurs, most first."""
-    values = folder.read_table(name, columns=[column])[column].to_pylist()
-    return dict(Counter(str(value) for value in values).most_common())
+    dataset = ds.dataset(folder.path(name), filesystem=folder.filesystem)
+    counted = dataset.to_table(columns=[column])[column].value_counts().to_pylist()
+    return dict(Counter({str(each["values"]): each["counts"] for each in counted}).most_common())

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytrec_eval
 
-METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10")
+METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
 
 PER_QUERY = pa.schema(
     [pa.field("query_id", pa.string(), nullable=False)]
@@ -28,7 +28,7 @@ def with_relevant(qrels: Qrels) -> Qrels:
 
 
 def score_queries(run: Run, qrels: Qrels) -> pa.Table:
-    """nDCG@10 (gain = relevance level, log2 discount), Recall@10, Recall@100 and MRR@10 of each query.
+    """nDCG@10 (gain = relevance level, log2 discount), Recall@10, Recall@100, MRR@10 and MAP@100 of each query.
 
     A query of `qrels` that `run` leaves out, or has no document for, counts 0 in every metric. Queries
     without a relevant document are left out.
@@ -41,7 +41,9 @@ def score_queries(run: Run, qrels: Qrels) -> pa.Table:
     full = {query: {d: float(s) for d, s in run[query].items()} for query in qrels if run.get(query)}
     # trec_eval's reciprocal rank has no cut-off: the run is cut instead.
     cut = {query: {d: scores[d] for d in ranking(scores)[:10]} for query, scores in full.items()}
-    measured = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10", "recall.10,100"}).evaluate(full)
+    measured = pytrec_eval.RelevanceEvaluator(
+        judged, {"ndcg_cut.10", "recall.10,100", "map_cut.100"}
+    ).evaluate(full)
     reciprocal = pytrec_eval.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(cut)
     rows = []
     for query in sorted(qrels):
@@ -53,6 +55,7 @@ def score_queries(run: Run, qrels: Qrels) -> pa.Table:
                 "recall@10": values.get("recall_10", 0.0),
                 "recall@100": values.get("recall_100", 0.0),
                 "mrr@10": values.get("recip_rank", 0.0),
+                "map@100": values.get("map_cut_100", 0.0),
             }
         )
     return pa.Table.from_pylist(rows, schema=PER_QUERY)

@@ -1,41 +1,29 @@
 """The report of a run: one table for programs, one page for people."""
 
-import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 import numpy as np
 import pyarrow.compute as pc
-from matplotlib.figure import Figure
 
+from components.corpus.known_items import MADE_FROM
 from components.evaluation import figures
 from components.evaluation.changes import largest_changes
 from components.evaluation.collection import Collection, read_collection
 from components.evaluation.evaluation import read_evaluation
 from components.evaluation.funnel import read_counts, read_funnel
 from components.evaluation.metrics import METRICS
-from components.evaluation.table import comparison_rows, p_text, title, write_rows
+from components.evaluation.other_sets import OtherSet, judge_on, write_sets
+from components.evaluation.page import Plot, template
+from components.evaluation.reranking_result import RERANKING_FILE, read_reranking
+from components.evaluation.table import comparison_rows, write_rows
 from components.monitor import Monitor
 from components.storage import Folder
 
 EVALUATION_PREFIX = "evaluate_"
+ON_SET = "__on__"
 METRIC = "ndcg@10"
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the page, with the words for those who do not see it."""
-
-    name: str
-    words: str
-    figure: Figure
-
-    @property
-    def source(self) -> str:
-        """The figure as a data URI."""
-        return "data:image/svg+xml;base64," + base64.b64encode(figures.to_svg(self.figure)).decode()
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Angles:
     Attributes:
         median, largest: angle in degrees; `tensor` has the largest.
         norm_ratio: greatest over smallest norm of the inputs, the median.
-        from_average, from_average_largest: distance of the result from the plain average, over its norm.
+        words: whether it was more than an average, as the merge itself put it.
     """
 
     plot: Plot
@@ -53,8 +41,7 @@ class Angles:
     largest: float
     tensor: str
     norm_ratio: float
-    from_average: float
-    from_average_largest: float
+    words: str
 
 
 def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: Folder) -> dict[str, float]:
@@ -64,11 +51,14 @@ def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: 
         output: gets table.json (rows of table.Row) and report.html, one file that loads nothing.
         baseline: the system that the others are tested against, e.g. "base".
         folders: outputs of steps by name. Those named `evaluate_<system>` are rows of the table, in this
-            order; the last is the one whose queries are compared with the baseline's. The others, in the
+            order; the last is the one whose queries are compared with the baseline's. Those named
+            `evaluate_<system>__on__<set>` are of other sets. The others, in the
             order of the work, are read for what they hold: tables of documents and pairs with what was
             rejected, scored pairs (a histogram), `history.parquet` of a training stage (step, loss),
-            `angles.parquet` of a merge (tensor, angle_degrees, norm_ratio, from_average), `encoding.json` of
-            a model, and a split (texts of the queries). A section for which nothing is found is left out.
+            `angles.parquet` (tensor, angle_degrees, norm_ratio) and `merge.txt` of a merge, `encoding.json` of a
+            model, `reranker.json` of a reranker, `reranking.json` (what a reranker does to a ranking), and a split
+            (texts of the queries).
+            A section for which nothing is found is left out.
 
     Returns:
         For each system its nDCG@10, and p of the difference to the baseline (Holm-corrected).
@@ -79,16 +69,19 @@ def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: 
     evaluations = {
         name.removeprefix(EVALUATION_PREFIX): read_evaluation(folder)
         for name, folder in folders.items()
-        if name.startswith(EVALUATION_PREFIX)
+        if name.startswith(EVALUATION_PREFIX) and ON_SET not in name
     }
     steps = {
         name.replace("_", "-"): folder  # an argument's name allows no dash, a step's does
         for name, folder in folders.items()
         if not name.startswith(EVALUATION_PREFIX)
     }
+    sets = _other_sets(folders, baseline)
     rows = comparison_rows(evaluations, baseline)
     candidate = rows[-1]
     monitor.artifact("table.json", write_rows(rows, output))
+    if sets:
+        monitor.artifact("other_sets.json", write_sets(sets, output))
 
     stages = Plot("stages", "nDCG@10 of each system with its 95 % interval", figures.stages(rows))
     scores, losses, angles = _scores(steps), _losses(steps), _angles(steps)
@@ -101,8 +94,15 @@ def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: 
         if collection and candidate.name != baseline
         else ([], [])
     )
-    page = _template().render(
+    rerankings = {
+        name.removeprefix("rerank-"): read_reranking(folder)
+        for name, folder in steps.items()
+        if folder.exists(RERANKING_FILE)
+    }
+    page = template("report.html").render(
         rows=rows,
+        rerankings=rerankings,
+        sets=sets,
         baseline=next(row for row in rows if row.name == baseline),
         candidate=candidate,
         best={metric: max(row.metrics[metric].mean for row in rows) for metric in METRICS},
@@ -112,32 +112,43 @@ def write_report(*, output: Folder, monitor: Monitor, baseline: str, **folders: 
         others=[metric for metric in METRICS if metric != METRIC],
         stages=stages,
         sources=_sources(steps),
-        models=_models(steps),
+        models=_models(steps, "encoding.json"),
+        rerankers=_models(steps, "reranker.json"),
         funnel=read_funnel(steps),
         scores=scores,
         losses=losses,
         angles=angles,
         gained=gained,
         lost=lost,
+        made=_made_queries(steps),
     )
     output.write("report.html", page.encode())
     monitor.artifact("report.html", page.encode())
     means = {f"{METRIC}_{row.name}": row.metrics[METRIC].mean for row in rows}
-    return means | {f"p_{row.name}": row.p[METRIC] for row in rows if row.p}
+    means |= {f"p_{row.name}": row.p[METRIC] for row in rows if row.p}
+    return means | {f"gain_{name}": found.difference[METRIC].mean for name, found in rerankings.items()}
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"title": title, "p": p_text, "count": "{:,}".format}
-    source = resources.files("components.evaluation").joinpath("report.html").read_text("utf-8")
-    return environment.from_string(source)
+def _other_sets(folders: Mapping[str, Folder], baseline: str) -> list[OtherSet]:
+    results: dict[str, dict[str, Folder]] = {}
+    for name, folder in folders.items():
+        system, on_set, judged_on = name.removeprefix(EVALUATION_PREFIX).partition(ON_SET)
+        if on_set:
+            results.setdefault(judged_on.replace("_", "-"), {})[system] = folder
+    return [judge_on(name, found, baseline) for name, found in results.items()]
 
 
 def _collection(steps: dict[str, Folder]) -> Collection | None:
     split = next((f for f in steps.values() if f.exists("evaluation/queries.parquet")), None)
     return read_collection(split) if split else None
+
+
+def _made_queries(steps: dict[str, Folder]) -> str:
+    """What the held-out queries are, where they were made of documents; empty where somebody asked them."""
+    split = next((f for f in steps.values() if f.exists("evaluation/qrels.parquet")), None)
+    splits = read_counts(split, "evaluation/qrels.parquet", "split") if split else {}
+    parts = [name.removeprefix(MADE_FROM) for name in splits if name.startswith(MADE_FROM)]
+    return " and ".join(f"{part.replace('-', ' ')}s" for part in parts)
 
 
 def _sources(steps: dict[str, Folder]) -> dict[str, int]:
@@ -146,18 +157,22 @@ def _sources(steps: dict[str, Folder]) -> dict[str, int]:
     return read_counts(documents, "documents.parquet", "source") if documents else {}
 
 
-def _models(steps: dict[str, Folder]) -> dict[str, dict[str, object]]:
-    """How each model directory encodes, by step."""
-    return {
-        name: json.loads(folder.read("encoding.json"))["spec"]
+def _models(steps: dict[str, Folder], file: str) -> dict[str, dict[str, object]]:
+    """How model directories read texts: of those that have such a file, the spec; steps of one spec together."""
+    told = {
+        name: json.loads(folder.read(file))["spec"]
         | {
             key: value
             for key, value in json.loads(folder.read("config.json")).items()
             if key in ("model_type", "num_hidden_layers", "hidden_size")
         }
         for name, folder in steps.items()
-        if folder.exists("encoding.json")
+        if folder.exists(file)
     }
+    alike: dict[str, list[str]] = {}
+    for name, spec in told.items():
+        alike.setdefault(json.dumps(spec, sort_keys=True), []).append(name)
+    return {", ".join(names): told[names[0]] for names in alike.values()}
 
 
 def _scores(steps: dict[str, Folder]) -> list[Plot]:
@@ -196,7 +211,7 @@ def _angles(steps: dict[str, Folder]) -> list[Angles]:
         table = folder.read_table("angles.parquet").filter(pc.is_finite(pc.field("angle_degrees")))
         if not table.num_rows:
             continue
-        angle_T, from_average_T = (table[column].to_numpy() for column in ("angle_degrees", "from_average"))
+        angle_T = table["angle_degrees"].to_numpy()
         largest = int(np.argmax(angle_T))
         words = f"Angle of each of {len(angle_T)} tensors"
         plot = Plot(f"angles-{name}", words, figures.angles(angle_T, name))
@@ -207,8 +222,7 @@ def _angles(steps: dict[str, Folder]) -> list[Angles]:
                 largest=float(angle_T[largest]),
                 tensor=table["tensor"][largest].as_py(),
                 norm_ratio=float(np.nanmedian(table["norm_ratio"].to_numpy())),
-                from_average=float(np.median(from_average_T)),
-                from_average_largest=float(from_average_T.max()),
+                words=folder.read("merge.txt").decode() if folder.exists("merge.txt") else "",
             )
         )
     return found

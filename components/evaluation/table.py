@@ -83,11 +83,6 @@ def read_rows(folder: Folder) -> list[Row]:
     ]
 
 
-def score_table(report: Folder) -> Table:
-    """The table of a report, for the terminal."""
-    return render_table(read_rows(report))
-
-
 def render_table(rows: list[Row], metrics: tuple[str, ...] = ("ndcg@10", "recall@100")) -> Table:
     """The rows for a terminal: means with 95 % intervals, p of the first metric against the baseline."""
     baseline = next(row.name for row in rows if not row.p)
@@ -112,8 +107,10 @@ def render_table(rows: list[Row], metrics: tuple[str, ...] = ("ndcg@10", "recall
 
 def title(metric: str) -> str:
     """How a metric's name is printed."""
+    if "@" not in metric:
+        return metric.replace("_", " ")
     name, depth = metric.split("@")
-    return f"{ {'ndcg': 'nDCG', 'recall': 'Recall', 'mrr': 'MRR'}[name] }@{depth}"
+    return f"{ {'ndcg': 'nDCG', 'recall': 'Recall', 'mrr': 'MRR', 'map': 'MAP'}[name] }@{depth}"
 
 
 def figures(interval: Interval) -> str:

@@ -4,20 +4,31 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from components.model.linear import use_onednn
+from components.model.spec import Attention
+
+SWITCHABLE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
+"""Decoders whose attention can be made bidirectional: they take `is_causal` from their config, which tests verify."""
+ENCODER_DECODERS = frozenset({"t5", "mt5", "umt5"})
+"""Of these the encoder is the backbone."""
 
 
 def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The base transformer, without a language-model head, from a directory of config.json and safetensors.
 
+    Of an encoder-decoder its encoder.
+
     Raises:
         ValueError: no such files, or tensors of the architecture are missing from them.
     """
-    backbone, missing = load_pretrained(AutoModel, directory, dtype)
+    backbone, missing = load_pretrained(_auto_class(directory), directory, dtype)
     if missing and all(name.startswith("pooler.") for name in missing):
         # BERT's next-sentence head, which embeddings do not use: better none than a random one.
         backbone.pooler = None  # type: ignore[assignment]
@@ -27,10 +38,21 @@ def load_backbone(directory: str | Path, dtype: torch.dtype = torch.float32) -> 
     return backbone.eval()
 
 
+def _auto_class(directory: str | Path) -> type:
+    try:
+        kind = AutoConfig.from_pretrained(str(directory), local_files_only=True).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
+    return AutoModelForTextEncoding if kind in ENCODER_DECODERS else AutoModel
+
+
 def load_pretrained(
-    auto: type, directory: str | Path, dtype: torch.dtype
+    auto: type, directory: str | Path, dtype: torch.dtype, **config: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """A model by one of transformers' Auto classes, and the names of the tensors that the files lack.
+
+    Args:
+        config: fields of the model's config, in place of what it says.
 
     Raises:
         ValueError: the directory holds no such model.
@@ -40,13 +62,14 @@ def load_pretrained(
             model, report = auto.from_pretrained(  # type: ignore[attr-defined]
                 str(directory),
                 dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **config,
             )
     except OSError as error:
         raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
+    use_onednn(model)
     return model, sorted(report["missing_keys"])
 
 
@@ -93,12 +116,47 @@ def keep_layers(backbone: PreTrainedModel, layers: int) -> None:
 
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Whether a position sees only itself and what stands before it."""
-    return any(getattr(module, "is_causal", False) for module in transformer_blocks(backbone).modules())
+    return getattr(backbone.config, "is_causal", True) and any(
+        getattr(module, "is_causal", False) for module in transformer_blocks(backbone).modules()
+    )
+
+
+def set_attention(backbone: PreTrainedModel, attention: Attention) -> None:
+    """Have every position see what `attention` says, in place; the config keeps it.
+
+    A sliding window stays one, to both sides where attention is bidirectional.
+
+    Raises:
+        ValueError: this architecture cannot.
+    """
+    config = backbone.config
+    bidirectional = not is_causal(backbone) if attention == "own" else attention == "bidirectional"
+    if config.model_type in SWITCHABLE:
+        # The mask goes by the config; without padding there is none, and the kernel goes by the module.
+        if bidirectional or hasattr(config, "is_causal"):
+            config.is_causal = not bidirectional
+        for module in transformer_blocks(backbone).modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = not bidirectional  # type: ignore[assignment]
+    elif bidirectional and is_causal(backbone):
+        raise ValueError(
+            f"attention is 'bidirectional' but {type(backbone).__name__} is causal and cannot be switched; those "
+            f"that can: {', '.join(sorted(SWITCHABLE))}"
+        )
+    elif not bidirectional and not is_causal(backbone):
+        raise ValueError(
+            f"attention is 'causal' but {type(backbone).__name__} attends both ways; use 'own' or a decoder"
+        )
 
 
 def positions_from_mask(attention_mask_BT: Tensor) -> Tensor:
     """Position ids that start at 0 with the first real token, wherever the padding stands [B, T]."""
     return (attention_mask_BT.long().cumsum(1) - 1).clamp(min=0)
+
+
+def has_relative_positions(backbone: PreTrainedModel) -> bool:
+    """Whether positions count from one token to another alone, so that padding moves nothing."""
+    return hasattr(backbone.config, "relative_attention_num_buckets")
 
 
 def takes_position_ids(backbone: PreTrainedModel) -> bool:

@@ -1,28 +1,35 @@
 """Embedder: backbone, tokenizer and EncodingSpec together, text in, vector out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from components.model.agreement import ENCODING_FILE, check_agreement
 from components.model.backbone import (
+    has_relative_positions,
     is_causal,
     load_backbone,
     positions_from_mask,
+    set_attention,
     takes_position_ids,
     transformer_blocks,
 )
-from components.model.pooling import POOLINGS
+from components.model.framing import Framer, split_marks
+from components.model.pooling import Pooler, pooled_tokens
 from components.model.spec import EncodingSpec, Side
-from components.model.tokens import Cutter, appended_token, batches_by_length, load_tokenizer
+from components.model.tokens import appended_token, batches_by_length, load_tokenizer
 from components.monitor import Monitor, Silent
 
-ENCODING_FILE = "encoding.json"
+POOLING_FILE = "pooling.safetensors"
+"""Weights of pooling and projection, where those have any."""
 
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,9 +39,14 @@ class Embedder(nn.Module):
     """An embedding model.
 
     Args:
-        backbone: transformer without head.
+        backbone: transformer without head; its attention is set to what the spec says.
         spec: how it is used.
         tokenizer: appends `spec.end_token` itself (`tokens.append_end_token`).
+
+    Attributes:
+        pooling: from hidden states to the vector; its weights, if it has any, are as they start.
+        denoises_template: in training mode the vector of the template alone, its tokens at the positions they have
+            around the text, is taken off the text's (PromptBERT, arXiv 2201.04337, 3.3).
 
     Raises:
         ValueError: spec, backbone and tokenizer do not fit one another.
@@ -44,11 +56,14 @@ class Embedder(nn.Module):
         self, backbone: PreTrainedModel, spec: EncodingSpec, tokenizer: PreTrainedTokenizerFast
     ) -> None:
         super().__init__()
-        _check_fit(backbone, spec, tokenizer)
+        set_attention(backbone, spec.attention)
+        self.pooling = Pooler(spec, backbone.config, is_causal(backbone)).to(backbone.device)
+        _check_fit(backbone, self.pooling, spec, tokenizer)
         self.backbone = backbone
         self.spec = spec
         self.tokenizer = tokenizer
-        self._cut = Cutter(tokenizer)
+        self._frame = Framer(spec, tokenizer)
+        self.denoises_template = False
         self._takes_position_ids = takes_position_ids(backbone)
 
     @classmethod
@@ -64,7 +79,28 @@ class Embedder(nn.Module):
             ValueError: the directory is none, or its parts do not fit one another.
         """
         spec = read_spec(directory)
-        return cls(load_backbone(directory, dtype), spec, load_tokenizer(directory)).to(device).eval()
+        check_agreement(directory, spec)
+        embedder = cls(load_backbone(directory, dtype), spec, load_tokenizer(directory))
+        embedder.load_pooling(directory)
+        return embedder.to(device).eval()
+
+    def load_pooling(self, directory: str | Path) -> None:
+        """Take the weights of pooling and projection from a model directory.
+
+        Raises:
+            ValueError: it does not hold them.
+        """
+        path = Path(directory) / POOLING_FILE
+        found = load_file(path) if path.is_file() else {}
+        try:
+            self.pooling.load_state_dict(
+                {name.removeprefix("pooling."): tensor for name, tensor in found.items()}
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} does not hold the weights of pooling {self.spec.pooling!r} and projection "
+                f"{self.spec.projection!r}: {str(error).splitlines()[-1].strip()}"
+            ) from error
 
     @property
     def device(self) -> torch.device:
@@ -85,11 +121,11 @@ class Embedder(nn.Module):
         """Token ids: template, special tokens, cut at the side's length with the end token kept.
 
         Args:
-            instruction: for queries, in place of the spec's own.
+            instruction: in place of the spec's own.
             length: in place of the spec's length for the side (a training stage may be shorter).
         """
         prefix = self.spec.prefix(side, instruction)
-        return self._cut([prefix + text for text in texts], length or self.spec.length(side))
+        return self._frame(side, [prefix] * len(texts), texts, length or self.spec.length(side))
 
     def pad(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """`input_ids_BT` and `attention_mask_BT`: int64, on the model's device, padded on the spec's side."""
@@ -106,15 +142,52 @@ class Embedder(nn.Module):
             torch.from_numpy(attention_mask_BT).to(self.device),
         )
 
-    def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
-        """Vectors float32 [B, dimensions], L2-normalised where the spec says so; padding on either side."""
+    def forward(self, token_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Vectors float32 [B, dimensions], L2-normalised where the spec says so; padding on either side.
+
+        Args:
+            token_BT: ids, those of the template marked where the spec marks them (`framing`).
+        """
+        input_ids_BT, template_BT = split_marks(token_BT)
+        layers = self.states(input_ids_BT, attention_mask_BT)
+        pooled_BT = self.pooled_tokens(input_ids_BT, template_BT, attention_mask_BT)
+        bias_layers = None
+        if self.denoises_template and self.training:
+            seen_BT = template_BT | self._specials_behind(attention_mask_BT)
+            bias_layers = self.states(input_ids_BT, attention_mask_BT, seen_BT.long())
+        return self.finish(self.pooling(layers, attention_mask_BT, pooled_BT, bias_layers))
+
+    def pooled_tokens(self, input_ids_BT: Tensor, template_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """Which tokens the pooling takes in, bool [B, T] (`pooling.pooled_tokens`)."""
+        mask_token = self.tokenizer.mask_token_id
+        return pooled_tokens(self.spec, input_ids_BT, template_BT, attention_mask_BT, mask_token)
+
+    def _specials_behind(self, attention_mask_BT: Tensor) -> Tensor:
+        """The special tokens behind each text, bool [B, T]."""
+        from_end_BT = attention_mask_BT.flip(1).cumsum(1).flip(1)
+        return attention_mask_BT.bool() & (from_end_BT <= self._frame.specials_behind)
+
+    def states(
+        self, input_ids_BT: Tensor, attention_mask_BT: Tensor, seen_BT: Tensor | None = None
+    ) -> Sequence[Tensor]:
+        """Hidden states [B, T, D] of every layer, if the pooling takes them, else of the last one alone.
+
+        Args:
+            seen_BT: the tokens that are attended to; None: all. Positions count the others too.
+        """
         positions = (
             {"position_ids": positions_from_mask(attention_mask_BT)} if self._takes_position_ids else {}
         )
-        hidden_BTD = self.backbone(
-            input_ids=input_ids_BT, attention_mask=attention_mask_BT, **positions
-        ).last_hidden_state
-        pooled_BD = POOLINGS[self.spec.pooling](hidden_BTD.float(), attention_mask_BT)
+        output = self.backbone(
+            input_ids=input_ids_BT,
+            attention_mask=attention_mask_BT if seen_BT is None else seen_BT,
+            output_hidden_states=self.pooling.all_layers,
+            **positions,
+        )
+        return output.hidden_states[1:] if self.pooling.all_layers else (output.last_hidden_state,)
+
+    def finish(self, pooled_BD: Tensor) -> Tensor:
+        """The vector out of what pooling gave: its first dimensions, normalised where the spec says so."""
         vector_BD = pooled_BD[:, : self.spec.dimensions]
         return normalize(vector_BD, dim=-1) if self.spec.normalize else vector_BD
 
@@ -157,7 +230,7 @@ class Embedder(nn.Module):
         """Write the model directory (`export.save_model`)."""
         from components.model.export import save_model  # export loads what it wrote, through this class
 
-        save_model(directory, self.backbone.config, self.backbone.state_dict(), self.spec, self.tokenizer)
+        save_model(directory, self.backbone.config, self.state_dict(), self.spec, self.tokenizer)
 
 
 def read_spec(directory: str | Path) -> EncodingSpec:
@@ -175,17 +248,16 @@ def read_spec(directory: str | Path) -> EncodingSpec:
         raise ValueError(f"{path} is no encoding file: {error!r}") from error
 
 
-def _check_fit(backbone: PreTrainedModel, spec: EncodingSpec, tokenizer: PreTrainedTokenizerFast) -> None:
-    if spec.dimensions > backbone.config.hidden_size:
-        raise ValueError(
-            f"dimensions is {spec.dimensions}, above the backbone's hidden size {backbone.config.hidden_size}"
-        )
-    if spec.attention == "causal" and not is_causal(backbone):
-        raise ValueError(
-            f"attention is 'causal' but {type(backbone).__name__} attends both ways; use 'own' or a decoder"
-        )
+def _check_fit(
+    backbone: PreTrainedModel, pooling: Pooler, spec: EncodingSpec, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    if spec.dimensions > pooling.width:
+        what = "the backbone's hidden size" if spec.projection == "none" else "what the projection gives,"
+        raise ValueError(f"dimensions is {spec.dimensions}, above {what} {pooling.width}")
     if spec.padding_side == "left" and not (
-        takes_position_ids(backbone) or hasattr(getattr(backbone, "embeddings", None), "padding_idx")
+        takes_position_ids(backbone)
+        or has_relative_positions(backbone)
+        or hasattr(getattr(backbone, "embeddings", None), "padding_idx")
     ):
         raise ValueError(f"{type(backbone).__name__} cannot be told positions: padding_side must be 'right'")
     if tokenizer.pad_token_id is None:

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from components.model.embedder import ENCODING_FILE, Embedder
-from components.model.spec import EncodingSpec
+from components.model.agreement import ENCODING_FILE, GOLDEN_FILE, POOLING_FLAGS
+from components.model.embedder import POOLING_FILE, Embedder, read_spec
+from components.model.spec import EncodingSpec, PaddingSide
 from components.model.tokens import plain
 
-GOLDEN_FILE = "golden.json"
 _GOLDEN_TEXTS = {
     "query": ["how to invert a matrix", "wie liest man eine Datei zeilenweise?", ""],
     "document": [
@@ -34,11 +34,7 @@ _GOLDEN_TEXTS = {
 }
 """Both sides, another language, white space, the empty text, and one that is cut."""
 
-_ST_POOLING = {
-    "mean": "pooling_mode_mean_tokens",
-    "cls": "pooling_mode_cls_token",
-    "last": "pooling_mode_lasttoken",
-}
+_ACTIVATIONS = {"linear": "linear.Identity", "mlp": "activation.Tanh"}
 
 
 def save_model(
@@ -48,27 +44,55 @@ def save_model(
     spec: EncodingSpec,
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    """Write a model directory from a full state dict of the backbone; no module is needed.
+    """Write a model directory from a full state dict of an Embedder; no module is needed.
 
-    Golden vectors are computed in float32 from the written files, so they also prove that it loads.
+    Golden vectors are computed in float32 from the written files, so they also prove that it loads. An encoding that
+    sentence-transformers cannot say gets none of its files, rather than some by which it would compute other
+    vectors.
 
     Args:
         directory: made if absent.
         config: the backbone's.
-        state_dict: the backbone's tensors by name (no `backbone.` prefix), of one dtype, none sharded.
+        state_dict: tensors by name, `backbone.` or `pooling.` in front; those of the backbone of one dtype, none
+            sharded.
         tokenizer: appends the end token itself.
     """
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    _save_weights(target, config, state_dict)
-    _save_tokenizer(target, tokenizer, spec)
-    _save_sentence_transformers(target, config.hidden_size, spec)
-    digest = weights_digest(target)
-    _write_json(
+    parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "pooling": {}}
+    for name, tensor in state_dict.items():
+        part, _, own = name.partition(".")
+        parts[part][own] = tensor
+    save_weights(target, config, parts["backbone"])
+    if parts["pooling"]:
+        # The prefix stays: a backbone may have a tensor of the same name, and digest and merge go by names.
+        _save_tensors(
+            {f"pooling.{name}": tensor.float() for name, tensor in parts["pooling"].items()},
+            target / POOLING_FILE,
+        )
+    save_tokenizer(target, tokenizer, spec.document_length, spec.padding_side, spec.end_token is not None)
+    if said_by_sentence_transformers(spec):
+        _save_sentence_transformers(target, config.hidden_size, spec, parts["pooling"])
+    write_json(target / ENCODING_FILE, {"spec": spec.to_json()})
+    seal(target)
+
+
+def seal(directory: str | Path) -> None:
+    """Say in a directory with its weights and its spec what they come to: digest, space id, golden vectors.
+
+    Golden vectors are computed in float32 from the files.
+
+    Raises:
+        ValueError: the directory holds no model.
+    """
+    target = Path(directory)
+    (target / GOLDEN_FILE).unlink(missing_ok=True)
+    spec, digest = read_spec(target), weights_digest(target)
+    write_json(
         target / ENCODING_FILE,
         {"spec": spec.to_json(), "weights_digest": digest, "space_id": spec.space_id(digest)},
     )
-    _write_json(target / GOLDEN_FILE, _golden(Embedder.load(target)))
+    write_json(target / GOLDEN_FILE, _golden(Embedder.load(target)))
 
 
 def weights_digest(directory: str | Path) -> str:
@@ -138,26 +162,43 @@ def check_golden(embedder: Embedder, directory: str | Path, tolerance: float = 1
     return worst
 
 
-def _save_weights(target: Path, config: PretrainedConfig, state_dict: Mapping[str, Tensor]) -> None:
+def save_weights(target: Path, config: PretrainedConfig, state_dict: Mapping[str, Tensor]) -> None:
+    """config.json and model.safetensors. Raises ValueError if the tensors differ in dtype."""
     dtypes = {tensor.dtype for tensor in state_dict.values() if tensor.is_floating_point()}
     if len(dtypes) != 1:
         raise ValueError(f"the weights must have one dtype; they have {sorted(map(str, dtypes))}")
     config = deepcopy(config)
     config.dtype = dtypes.pop()
     config.save_pretrained(target)
+    _save_tensors(state_dict, target / "model.safetensors")
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     # clone: tied tensors share memory, which safetensors refuses; sorted: the same file for the same weights
-    tensors = {name: state_dict[name].detach().cpu().contiguous().clone() for name in sorted(state_dict)}
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    copies = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    save_file(copies, path, metadata={"format": "pt"})
 
 
-def _save_tokenizer(target: Path, tokenizer: PreTrainedTokenizerFast, spec: EncodingSpec) -> None:
+def save_tokenizer(
+    target: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    length: int | None,
+    padding_side: PaddingSide,
+    as_it_is: bool = False,
+) -> None:
+    """The tokenizer's files.
+
+    Args:
+        length: tokens that it cuts at; None leaves what it says.
+        as_it_is: its post-processor is not its class's own.
+    """
     tokenizer.save_pretrained(target)
     # What a call left behind (cut, padding) is no part of the model.
     plain(tokenizer).save(str(target / "tokenizer.json"))
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
-    config |= {"model_max_length": spec.document_length, "padding_side": spec.padding_side}
-    if spec.end_token is not None:
+    config |= {"padding_side": padding_side} | ({"model_max_length": length} if length else {})
+    if as_it_is:
         # The class that reads tokenizer.json as it is; a model's own class may build its post-processor anew.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     for leftover in (
@@ -169,15 +210,25 @@ def _save_tokenizer(target: Path, tokenizer: PreTrainedTokenizerFast, spec: Enco
         "pad_to_multiple_of",
     ):
         config.pop(leftover, None)
-    _write_json(path, dict(sorted(config.items())))
+    write_json(path, dict(sorted(config.items())))
 
 
-def _save_sentence_transformers(target: Path, hidden_size: int, spec: EncodingSpec) -> None:
+def said_by_sentence_transformers(spec: EncodingSpec) -> bool:
+    """Whether its modules can compute these vectors: it has no text behind the query and no trainable pooling."""
+    behind = spec.suffix("query") or spec.suffix("document")
+    return spec.pooling in POOLING_FLAGS and not behind and spec.attention != "bidirectional"
+
+
+def _save_sentence_transformers(
+    target: Path, hidden_size: int, spec: EncodingSpec, pooling_weights: Mapping[str, Tensor]
+) -> None:
     """The files of sentence-transformers, with the module names that its versions 2 to 6 and vLLM know."""
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if spec.projection != "none":
+        modules.append(("2_Dense", "Dense"))
     if spec.normalize:
-        modules.append(("2_Normalize", "Normalize"))
-    _write_json(
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    write_json(
         target / "modules.json",
         [
             {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -185,14 +236,21 @@ def _save_sentence_transformers(target: Path, hidden_size: int, spec: EncodingSp
         ],
     )
     pooling: dict[str, Any] = {"word_embedding_dimension": hidden_size}
-    pooling |= {flag: spec.pooling == name for name, flag in _ST_POOLING.items()}
-    _write_json(target / "1_Pooling" / "config.json", pooling | {"include_prompt": True})
-    if spec.normalize:
-        _write_json(target / "2_Normalize" / "config.json", {})
-    _write_json(
+    pooling |= {flag: spec.pooling == name for name, flag in POOLING_FLAGS.items()}
+    write_json(target / "1_Pooling" / "config.json", pooling | {"include_prompt": spec.pool_template})
+    for path, kind in modules[2:]:
+        write_json(target / path / "config.json", _dense(spec, hidden_size) if kind == "Dense" else {})
+        if kind == "Dense":
+            dense = {
+                f"linear.{name.rpartition('.')[2]}": tensor.float()
+                for name, tensor in pooling_weights.items()
+                if name.startswith("projection.")
+            }
+            _save_tensors(dense, target / path / "model.safetensors")
+    write_json(
         target / "sentence_bert_config.json", {"max_seq_length": spec.document_length, "do_lower_case": False}
     )
-    _write_json(
+    write_json(
         target / "config_sentence_transformers.json",
         {
             "prompts": {"query": spec.prefix("query"), "document": spec.prefix("document")},
@@ -200,6 +258,15 @@ def _save_sentence_transformers(target: Path, hidden_size: int, spec: EncodingSp
             "similarity_fn_name": "cosine",
         },
     )
+
+
+def _dense(spec: EncodingSpec, hidden_size: int) -> dict[str, Any]:
+    return {
+        "in_features": hidden_size,
+        "out_features": spec.projection_dimensions or hidden_size,
+        "bias": spec.projection == "mlp",
+        "activation_function": f"torch.nn.modules.{_ACTIVATIONS[spec.projection]}",
+    }
 
 
 def _golden(embedder: Embedder) -> dict[str, Any]:
@@ -210,9 +277,10 @@ def _golden(embedder: Embedder) -> dict[str, Any]:
             rows.append(
                 {"side": side, "text": text, "vector": [round(float(value), 8) for value in vector_D]}
             )
-    return {"rows": rows}
+    return {"spec": embedder.spec.to_json(), "rows": rows}
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Indented, for people to read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,5 +1,6 @@
 """The prompt in which a causal language model judges a query and a document by yes or no."""
 
+import json
 import re
 from dataclasses import dataclass
 from typing import get_args
@@ -11,6 +12,8 @@ from components.model.spec import PaddingSide
 _FIELD = re.compile(r"\{(instruction|query|document)\}")
 _DOCUMENT = "{document}"
 _PLACE_OF_THE_BODY = "@@body@@"
+_ROLES = {"system": "instruction", "query": "query", "document": "document"}
+"""Of a reranker's chat template, with what each of them brings."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,54 @@ class RerankerSpec:
         }
         # One pass: braces inside a query or a document stay as they are.
         return _FIELD.sub(lambda field: values[field[1]], self.body)
+
+
+def chat_template(spec: RerankerSpec) -> str:
+    """The prompt as a chat template (Jinja) with the roles `query` and `document`, `system` for an instruction.
+
+    By it sentence-transformers' CrossEncoder and vLLM's score endpoint build the same text.
+    """
+    values = {"instruction": spec.instruction, "query": "", "document": ""}
+    parts = [json.dumps(spec.prefix)]
+    for number, part in enumerate(_FIELD.split(spec.body)):
+        parts.append(f"found.{part}" if number % 2 else json.dumps(part))
+    parts.append(json.dumps(spec.suffix))
+    start = ", ".join(f"{name}={json.dumps(value)}" for name, value in values.items())
+    cases = "".join(
+        f'{{%- {"if" if number == 0 else "elif"} message.role == "{role}" -%}}'
+        f"{{%- set found.{field} = text -%}}"
+        for number, (role, field) in enumerate(_ROLES.items())
+    )
+    return (
+        f"{{%- set found = namespace({start}) -%}}{{%- for message in messages -%}}"
+        "{%- set text = message.content if message.content is string else message.content[0].text -%}"
+        f"{cases}{{%- endif -%}}{{%- endfor -%}}{{{{- {' ~ '.join(parts)} -}}}}"
+    )
+
+
+def template_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, str] | None:
+    """`prefix`, `body`, `suffix` and `instruction` of a chat template that names the roles `query` and `document`.
+
+    The body begins with the line in which the first of its fields stands. None: there is no such template.
+    """
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or not all(
+        re.search(f"""['"]{role}['"]""", template) for role in _ROLES
+    ):
+        return None
+    messages = [{"role": role, "content": f"{{{field}}}"} for role, field in _ROLES.items()]
+    text, without = (
+        str(tokenizer.apply_chat_template(some, tokenize=False)) for some in (messages, messages[1:])
+    )
+    head, found, suffix = text.partition(_DOCUMENT)
+    if not found or "{query}" not in head:
+        return None
+    start = head.rfind("\n", 0, min(head.find(field[0]) for field in _FIELD.finditer(head))) + 1
+    fields = {"prefix": head[:start], "body": head[start:] + _DOCUMENT, "suffix": suffix}
+    before, found, behind = text.partition("{instruction}")
+    if found and without.startswith(before) and without.endswith(behind):
+        fields["instruction"] = without[len(before) : len(without) - len(behind)]
+    return fields
 
 
 def chat_spec(tokenizer: PreTrainedTokenizerFast, body: str, closing: str, length: int) -> RerankerSpec:

@@ -1,7 +1,11 @@
 """The steps that bring a model in: from wherever it is to a directory that the other steps read."""
 
 import json
+import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,17 +16,39 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from components.model.agreement import ENCODING_FILE, POOLING_FLAGS
 from components.model.backbone import is_causal, keep_layers, load_backbone, quiet_loading
-from components.model.embedder import ENCODING_FILE, Embedder, read_spec
+from components.model.embedder import POOLING_FILE, Embedder, read_spec
 from components.model.export import weights_digest
-from components.model.names import fetch_model
-from components.model.spec import EncodingSpec, Pooling, check_fields
+from components.model.names import fetch_model, resolve_model
+from components.model.spec import OVER_TOKENS, EncodingSpec, Pooling, check_fields
 from components.model.tokens import append_end_token, appended_token, load_tokenizer
-from components.monitor import Monitor
+from components.monitor import Monitor, Silent
 from components.storage import Folder
 
 _DEFAULT_LENGTH = 512
+_INSTRUCTED = re.compile(r"Instruct: (.*)\nQuery:")
+_OF_POOLING = {"pooling", "pooling_queries", "projection", "projection_dimensions"}
+"""Fields that decide which weights pooling and projection have: with another value they start anew."""
+_MODE = "pooling_mode_"
 _LANGUAGE_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+@contextmanager
+def as_model_directory(model: str) -> Iterator[Folder]:
+    """A model by any name that `names.resolve_model` knows, as a model directory: its own, or one that is gone after.
+
+    Raises:
+        ValueError: the model cannot be found or loaded.
+    """
+    uri = resolve_model(model).uri
+    path = fetch_model(uri)
+    if (path / ENCODING_FILE).is_file():
+        yield Folder(str(path))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        import_model(model=uri, spec={}, output=Folder(temporary), monitor=Silent())
+        yield Folder(temporary)
 
 
 def import_model(
@@ -38,7 +64,7 @@ def import_model(
             encoders.
         output: the model directory.
 
-    Returns: parameters, layers, dimensions.
+    Returns: parameters, parameters_pooling (of these, those of pooling and projection), layers, dimensions.
 
     Raises:
         ValueError: the model cannot be found or loaded, or the spec does not fit it.
@@ -54,17 +80,27 @@ def import_model(
         tokenizer = load_tokenizer(path)
     if layers is not None:
         keep_layers(backbone, layers)
-    encoding = EncodingSpec.from_json(_infer_spec(path, backbone, tokenizer) | spec)
+    inferred = _infer_spec(path, backbone, tokenizer)
+    if spec.get("pooling") == "prompt":
+        inferred["end_token"] = appended_token(tokenizer)  # a prompt speaks for itself
+    if "projection" in spec:
+        inferred["dimensions"] = spec.get("projection_dimensions") or backbone.config.hidden_size
+    encoding = EncodingSpec.from_json(inferred | spec)
     if encoding.end_token is not None:
         append_end_token(tokenizer, encoding.end_token)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = encoding.end_token or tokenizer.eos_token
     embedder = Embedder(backbone, encoding, tokenizer)
+    if (path / POOLING_FILE).is_file() and all(
+        inferred[name] == getattr(encoding, name) for name in _OF_POOLING
+    ):
+        embedder.load_pooling(path)
     with output.writable() as directory:
         embedder.save(directory)
         monitor.params({"weights_digest": weights_digest(directory), **encoding.to_json()})
     return {
-        "parameters": float(sum(parameter.numel() for parameter in backbone.parameters())),
+        "parameters": float(sum(parameter.numel() for parameter in embedder.parameters())),
+        "parameters_pooling": float(sum(parameter.numel() for parameter in embedder.pooling.parameters())),
         "layers": float(backbone.config.num_hidden_layers),
         "dimensions": float(encoding.dimensions),
     }
@@ -143,7 +179,14 @@ def _read_sentence_transformers(path: Path, positions: int, tokenizer_length: in
     for module in _read_json(path / "modules.json"):
         kind = module["type"].rsplit(".", 1)[-1]
         if kind == "Pooling":
-            found["pooling"] = _pooling(_read_json(path / module["path"] / "config.json"))
+            config = _read_json(path / module["path"] / "config.json")
+            found["pooling"] = _pooling(config)
+            found["pool_template"] = config.get("include_prompt", True) or found["pooling"] not in OVER_TOKENS
+        elif kind == "Dense":
+            raise ValueError(
+                f"{path} has a projection of its own (Dense), which is not imported; a recipe's encoding can train "
+                "one (projection: linear or mlp)"
+            )
         elif kind == "Normalize":
             found["normalize"] = True
         elif kind != "Transformer":
@@ -155,18 +198,18 @@ def _read_sentence_transformers(path: Path, positions: int, tokenizer_length: in
     for side in ("query", "document"):
         if prompts.get(side):
             found[f"{side}_template"] = prompts[side] + "{text}"
+    # Qwen3-Embedding's prompt: what stands between the two is the instruction, which a request may replace.
+    instructed = _INSTRUCTED.fullmatch(prompts.get("query") or "")
+    if instructed:
+        found |= {"query_template": "Instruct: {instruction}\nQuery:{text}", "instruction": instructed[1]}
     return found
 
 
 def _pooling(config: dict[str, Any]) -> Pooling:
-    names: dict[str, Pooling] = {
-        "mean_tokens": "mean",
-        "cls_token": "cls",
-        "lasttoken": "last",
-        "cls": "cls",
-        "mean": "mean",
-    }
-    flags = [key.removeprefix("pooling_mode_") for key, value in config.items() if value is True]
+    names: dict[str, Pooling] = {flag.removeprefix(_MODE): name for name, flag in POOLING_FLAGS.items()}
+    # What its version 6 writes under pooling_mode.
+    names |= {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weighted_mean"}
+    flags = [key.removeprefix(_MODE) for key, value in config.items() if value is True]
     modes = (
         [config["pooling_mode"]]
         if "pooling_mode" in config
@@ -174,7 +217,7 @@ def _pooling(config: dict[str, Any]) -> Pooling:
     )
     if len(modes) != 1 or modes[0] not in names:
         raise ValueError(
-            f"sentence-transformers pooling {modes} is not supported; mean, cls and last token are"
+            f"sentence-transformers pooling {modes} is not supported; one of {', '.join(names)} is"
         )
     return names[modes[0]]
 

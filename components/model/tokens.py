@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import ByteLevel, TemplateProcessing
 from tokenizers.processors import Sequence as Processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -128,6 +128,10 @@ class Cutter:
     def __call__(self, texts: Sequence[str], length: int) -> list[list[int]]:
         """Token ids of each text, special tokens included, at most `length` each."""
         return [found.ids for found in self._for_length(length).encode_batch_fast(list(texts))]
+
+    def with_offsets(self, texts: Sequence[str], length: int) -> list[Encoding]:
+        """The same with the place of each token in its text."""
+        return self._for_length(length).encode_batch(list(texts))
 
 
 BATCH_SHARE = 1 / 32

@@ -4,32 +4,15 @@ The gathered vectors keep their gradient: what a worker's rows owe to another wo
 to that worker, so that the workers' parameter gradients sum up to those of one process with the whole batch.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from components.objective.batch_loss import BatchLoss
 from components.objective.contrastive import ContrastiveBatch, row_losses
 from components.objective.objective import Objective
 from components.objective.tiles import TileSize
-
-
-@dataclass(frozen=True)
-class ContrastiveLoss:
-    """The loss of one global batch as one worker sees it.
-
-    Attributes:
-        share: scalar with gradient, the sum of the worker's own rows over the global N. The shares of all
-            workers sum up to the loss. A trainer that averages gradients over workers (FSDP, DDP) takes the
-            backward of share * workers.
-        statistics: the same on every worker: loss, positive_cosine, hardest_negative_cosine (mean over the
-            rows that have an unmasked negative; NaN without one), masked_share (of the cells of the
-            denominator), rows; with Matryoshka also loss_64 and so on, unweighted.
-    """
-
-    share: torch.Tensor
-    statistics: dict[str, float]
 
 
 def contrastive_loss(
@@ -38,7 +21,7 @@ def contrastive_loss(
     group: dist.ProcessGroup | None = None,
     temperature: torch.Tensor | None = None,
     tile: TileSize | None = None,
-) -> ContrastiveLoss:
+) -> BatchLoss:
     """Eq. 1 of arXiv 2506.05176 over the workers of `group`; without one, the batch is the whole batch.
 
     Every worker of the group must call it, each with its own rows (any number of them, none of them shared).
@@ -47,6 +30,11 @@ def contrastive_loss(
         temperature: a 0-dimensional tensor above 0 in place of `objective.temperature`. Its gradient is that
             of the worker's own share, as with any parameter.
         tile: execution; None chooses one for the device.
+
+    Returns:
+        statistics: loss, positive_cosine, hardest_negative_cosine (mean over the rows that have an unmasked negative;
+        NaN without one), masked_share (of the cells of the denominator), rows; with Matryoshka also loss_64
+        and so on, unweighted.
 
     Raises:
         ValueError: no worker has a row, or the Matryoshka dimensions do not end at the vectors' dimension.
@@ -77,7 +65,7 @@ def contrastive_loss(
         f"loss_{dimension}": prefix_loss / N
         for dimension, prefix_loss in zip(objective.matryoshka_dimensions, by_prefix, strict=False)
     }
-    return ContrastiveLoss(
+    return BatchLoss(
         share=result.loss_B.sum() / N,
         statistics={
             "loss": loss / N,

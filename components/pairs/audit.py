@@ -2,7 +2,7 @@
 
 How many negatives answer their query after all cannot be read off the model's scores: where the model ranks
 badly, what does not answer stands as high as what does. What can be seen is a document that says what a known
-positive says. How near a document comes to a positive by chance is learnt from documents far down the ranking,
+positive says. How near a document comes to a positive by chance is learnt from documents behind those that were mined,
 and what is nearer than chance explains is counted (`estimate_false_negatives`).
 """
 
@@ -114,8 +114,7 @@ def examine(
     unknown_C = ~known_C
 
     there_BK = candidates.row_BK >= 0
-    control_BK = there_BK & mined_B[:, None] & ~candidates.known_BK
-    control_BK[:, : candidates.row_BK.shape[1] // 2] = False
+    control_BK = there_BK & mined_B[:, None] & ~candidates.known_BK & _behind(places, there_BK.shape[1])
     negatives_B = np.bincount(pair_C, minlength=len(places)) + kept_B
     passed_over_B2 = candidates.passed_over_B[mined_B]
     counts = {
@@ -153,6 +152,15 @@ def examine(
     return audit, pair_C[worst], place_C[worst]
 
 
+def _behind(places: list[np.ndarray], width: int) -> np.ndarray:
+    """bool [B, K]: ranks behind the last one mined, or the lower half where that is more.
+
+    Chance brings a document the nearer to a positive the higher it ranks, so the controls begin as high as they can.
+    """
+    first_B = [min(int(found.max()) + 1, width // 2) if len(found) else width // 2 for found in places]
+    return np.arange(width) >= np.array(first_B, dtype=np.int64)[:, None]
+
+
 def merge_audits(audits: Iterable[BlockAudit]) -> BlockAudit:
     """The audit of all blocks; the cases are the most suspicious of all."""
     total: dict[str, np.ndarray] = {}
@@ -176,11 +184,12 @@ def estimate_false_negatives(audit: BlockAudit) -> float | None:
     Counted are known positives and copies of one, where their exclusion is switched off, and of the others those
     that are nearer to a known positive of their query than chance explains, by words in common or by cosine. The
     null distribution is empirical (Efron, "Large-scale simultaneous hypothesis testing: the choice of a null
-    hypothesis", JASA 2004): from the lower half of the ranks found, the logarithm of the share of words and the
-    cosine each taken as normal, with centre and spread from their 50 % and 90 % quantiles, so that a tail of
-    positives among the controls does not move it. The share beyond 0.1 % of the null, less that 0.1 %, is a
-    lower bound (Storey, JRSS-B 2002). A document that answers in words that no known positive has, and that the
-    model does not put near one, is not seen.
+    hypothesis", JASA 2004): from the ranks behind the mined, the logarithm of the share of words and the cosine
+    each taken as normal, with centre and spread from their 50 % and 90 % quantiles, so that a tail of positives
+    among the controls does not move it. The share beyond 0.1 % of the null, less that 0.1 %, estimates how many
+    say what a positive says (Storey, JRSS-B 2002). It is too high where a collection has pages of one pattern
+    that differ in what they are about (the functions of a manual), and too low where a document answers in words
+    that no known positive has and the model does not put it near one.
 
     Returns: the share; None where there are too few controls or no negative was mined.
     """

@@ -107,8 +107,8 @@ def mine_negatives(
         (`audit.estimate_false_negatives`).
 
     Raises:
-        ValueError: a setting that cannot be used, no pairs, no documents, two documents of one id, or a model that
-            gives vectors that are not finite.
+        ValueError: a setting that cannot be used, no pairs, no documents, two documents of one id, a model that
+            gives vectors that are not finite, or a reranker that gives scores that are no numbers.
     """
     if len(window) != 2 or not 0 <= window[0] < window[1]:
         raise ValueError(f"mine: window must be two ranks, the first below the second; it is {list(window)}")

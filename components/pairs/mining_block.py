@@ -14,6 +14,7 @@ from components.pairs.arrays import read_arrays, write_arrays
 from components.pairs.audit import CASE, SHOWN_CHARACTERS, BlockAudit, examine
 from components.pairs.candidates import Candidates, Store, gather
 from components.pairs.choice import Rules, Veto, choose
+from components.pairs.filters.scores import check_numbers
 from components.pairs.known import Known
 from components.pairs.rounds import Outgrown
 from components.pairs.vectors import cosines
@@ -181,12 +182,10 @@ class BlockMiner:
         queries, positives, instructions = columns
 
         def score(row_J: Sequence[int], texts: list[str]) -> np.ndarray:
-            return reranker.score(
-                [queries[row] for row in row_J],
-                texts,
-                [instructions[row] for row in row_J],
-                self._tokens_per_batch,
-            )
+            asked = [queries[row] for row in row_J]
+            told = [instructions[row] for row in row_J]
+            score_J = reranker.score(asked, texts, told, self._tokens_per_batch)
+            return check_numbers(score_J, asked, "mine: the reranker")
 
         ceiling_B = self._veto_margin * score(range(len(queries)), positives)
 

@@ -6,108 +6,137 @@ takes one text of each waiting request in turn, so that a request of 2,000 texts
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 
-TokenIds = list[int]
+Item = TypeVar("Item")
+
+_MEMORY = 0.9
+"""Weight of the past in the measured speed, a batch: it follows a change within some ten batches."""
 
 
-class QueueFullError(Exception):
-    """More tokens are waiting than the limit allows."""
+class OverloadedError(Exception):
+    """More is waiting than can be computed in time. `retry_after_s`: when there should be room again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(eq=False)
-class _Work:
-    """One request: what of it still waits, and the vectors that are there."""
+class _Work(Generic[Item]):
+    """One request: what of it still waits, and the rows that are there."""
 
-    encode: Callable[[list[TokenIds]], np.ndarray]
-    token_ids: list[TokenIds]
+    items: Sequence[Item]
+    lengths: Sequence[int]
     done: asyncio.Future
     waiting: deque[int] = field(init=False)
-    vectors: dict[int, np.ndarray] = field(default_factory=dict)
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.waiting = deque(range(len(self.token_ids)))
+        self.waiting = deque(range(len(self.items)))
 
 
-class TokenBatcher:
+class TokenBatcher(Generic[Item]):
     """A queue of requests and one worker that computes batches of at most `tokens_per_batch` tokens.
 
     Args:
-        executor: runs the computation, off the event loop.
+        compute: items to one row each; it runs in the executor, off the event loop.
         tokens_per_batch: tokens in a batch; a single longer text makes a batch of its own.
         max_waiting_tokens: above this many waiting tokens a request is turned away.
+        max_wait_s: so is one that would wait longer than this, by the speed of the last batches.
     """
 
-    def __init__(self, executor: Executor, tokens_per_batch: int, max_waiting_tokens: int) -> None:
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], np.ndarray],
+        executor: Executor,
+        tokens_per_batch: int,
+        max_waiting_tokens: int,
+        max_wait_s: float,
+    ) -> None:
+        self._compute = compute
         self._executor = executor
         self._tokens_per_batch = tokens_per_batch
         self._max_waiting_tokens = max_waiting_tokens
-        self._queue: deque[_Work] = deque()
+        self._max_wait_s = max_wait_s
+        self._queue: deque[_Work[Item]] = deque()
         self._waiting_tokens = 0
+        self._tokens, self._seconds = 0.0, 0.0
         self._worker: asyncio.Task | None = None
 
-    async def encode(
-        self, encode: Callable[[list[TokenIds]], np.ndarray], token_ids: list[TokenIds]
-    ) -> np.ndarray:
-        """Vectors float32 [N, D] of one request, in its order.
+    def expected_wait_s(self) -> float:
+        """How long what waits now will take; 0 before the first batch."""
+        return self._waiting_tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+    def check_room(self, tokens: int = 1) -> None:
+        """Raises OverloadedError if so many tokens would be turned away. An empty queue takes any request."""
+        wait_s = self.expected_wait_s()
+        if self._waiting_tokens and (
+            self._waiting_tokens + tokens > self._max_waiting_tokens or wait_s > self._max_wait_s
+        ):
+            retry_after_s = max(1.0, wait_s - self._max_wait_s / 2)
+            raise OverloadedError(
+                f"{self._waiting_tokens} tokens are waiting already, about {wait_s:.0f} s of work",
+                retry_after_s,
+            )
+
+    async def run(self, items: Sequence[Item], lengths: Sequence[int]) -> np.ndarray:
+        """The rows of one request, float32 [N, ...], in its order.
 
         Args:
-            encode: token ids to vectors. Requests with different functions (two versions of a model) never
-                share a batch.
+            lengths: tokens of each item.
 
         Raises:
-            QueueFullError: too much is waiting. A request into an empty queue is always taken.
+            OverloadedError: too much is waiting.
         """
-        tokens = sum(map(len, token_ids))
-        if self._waiting_tokens and self._waiting_tokens + tokens > self._max_waiting_tokens:
-            raise QueueFullError(f"{self._waiting_tokens} tokens are waiting already")
-        work = _Work(encode, token_ids, asyncio.get_running_loop().create_future())
+        self.check_room(sum(lengths))
+        work = _Work(items, lengths, asyncio.get_running_loop().create_future())
         self._queue.append(work)
-        self._waiting_tokens += tokens
+        self._waiting_tokens += sum(lengths)
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._run())
+            self._worker = asyncio.create_task(self._work())
         try:
             return await work.done
         finally:
             # The client went away, or an error: what is left of the request is not computed.
-            self._waiting_tokens -= sum(len(token_ids[index]) for index in work.waiting)
+            self._waiting_tokens -= sum(lengths[index] for index in work.waiting)
             work.waiting.clear()
 
-    async def _run(self) -> None:
+    async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._next_batch():
-            encode = batch[0][0].encode
-            texts = [work.token_ids[index] for work, index in batch]
+            items = [work.items[index] for work, index in batch]
+            began = time.perf_counter()
             try:
-                vectors_ND = await loop.run_in_executor(self._executor, encode, texts)
+                rows = await loop.run_in_executor(self._executor, self._compute, items)
             except Exception as error:
                 for work, _ in batch:
                     if not work.done.done():
                         work.done.set_exception(error)
                 continue
-            for (work, index), vector_D in zip(batch, vectors_ND, strict=True):
-                work.vectors[index] = vector_D
-                if len(work.vectors) == len(work.token_ids) and not work.done.done():
-                    work.done.set_result(np.stack([work.vectors[row] for row in range(len(work.vectors))]))
+            self._tokens = _MEMORY * self._tokens + sum(work.lengths[index] for work, index in batch)
+            self._seconds = _MEMORY * self._seconds + time.perf_counter() - began
+            for (work, index), row in zip(batch, rows, strict=True):
+                work.rows[index] = row
+                if len(work.rows) == len(work.items) and not work.done.done():
+                    work.done.set_result(np.stack([work.rows[at] for at in range(len(work.items))]))
 
-    def _next_batch(self) -> list[tuple[_Work, int]]:
+    def _next_batch(self) -> list[tuple[_Work[Item], int]]:
         """The next texts, one of each request in turn, until the next one would exceed the budget."""
-        batch: list[tuple[_Work, int]] = []
+        batch: list[tuple[_Work[Item], int]] = []
         tokens = 0
-        others: list[_Work] = []
         while self._queue:
             work = self._queue.popleft()
             if not work.waiting:
                 continue
-            if batch and work.encode != batch[0][0].encode:
-                others.append(work)
-                continue
-            length = len(work.token_ids[work.waiting[0]])
+            length = work.lengths[work.waiting[0]]
             if batch and tokens + length > self._tokens_per_batch:
                 self._queue.appendleft(work)
                 break
@@ -115,5 +144,4 @@ class TokenBatcher:
             tokens += length
             self._waiting_tokens -= length
             self._queue.append(work)
-        self._queue.extendleft(reversed(others))
         return batch

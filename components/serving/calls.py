@@ -5,12 +5,13 @@ from typing import Literal
 
 import numpy as np
 
+Kind = Literal["embedding", "reranker"]
+
 
 @dataclass(frozen=True)
 class EmbedCall:
-    """What the gateway asks of the embedding service: `texts` or `token_ids`, one of them empty."""
+    """Vectors are wanted of `texts` or of `token_ids`, one of them empty."""
 
-    model: str
     texts: list[str]
     token_ids: list[list[int]]
     side: Literal["query", "document"]
@@ -19,18 +20,34 @@ class EmbedCall:
 
 
 @dataclass(frozen=True)
+class ScoreCall:
+    """Scores are wanted of `queries[i]` with `documents[i]`."""
+
+    queries: list[str]
+    documents: list[str]
+    instruction: str | None
+
+
+Call = EmbedCall | ScoreCall
+
+
+@dataclass(frozen=True)
 class Served:
     """Which version answers.
 
     Attributes:
-        dimensions: full length of its vectors.
+        space_id: of an embedder's vectors (`EncodingSpec.space_id`), or of a reranker's scores.
+        dimensions: full length of an embedder's vectors; None for a reranker.
+        engine: what computes, and in which precision.
         created: when it was loaded, seconds since the epoch.
     """
 
     model: str
     version: str
+    kind: Kind
     space_id: str
-    dimensions: int
+    dimensions: int | None
+    engine: str
     created: int
 
 
@@ -39,6 +56,15 @@ class Vectors:
     """float32 [N, dimensions], normalised; `tokens` is what the model read."""
 
     vectors_ND: np.ndarray
+    tokens: int
+    served: Served
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities float32 [N]; `tokens` is what the model read."""
+
+    scores_N: np.ndarray
     tokens: int
     served: Served
 
@@ -54,3 +80,7 @@ class Refusal:
     message: str
     code: str
     param: str | None = None
+    retry_after_s: float | None = None
+
+
+Reply = Vectors | Scores | Refusal

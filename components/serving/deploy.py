@@ -1,127 +1,124 @@
-"""Brings a release up on Ray Serve, and swaps it for another.
+"""What runs on Ray Serve: its config, and how it is changed while it serves.
 
-Everything goes through Serve's REST API on the Ray dashboard, as `serve deploy` does: any process can swap
-the model of a running service, and Serve keeps its code version, which a second `serve.run` would not.
+Everything goes through Serve's REST API on the Ray dashboard, as `serve deploy` does: any process can change a
+running service. A PUT holds all applications, so one is changed by reading what runs and putting it back with the
+change.
 """
 
 import json
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
-import ray
 import requests
-from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from components.serving.errors import DeploymentError, PortInUseError
-from components.serving.release import Release, fetch
-from components.serving.versions import resolve
+from components.serving.errors import DeploymentError
+from components.serving.options import DOCUMENTS, ServiceOptions
+from components.serving.release import Release
+from components.serving.routes import Routes
 
-APPLICATION = "embedloom"
-_IMPORT_PATH = "components.serving.app:build"
+GATEWAY = "embedloom"
+_BUILDERS = "components.serving.app:"
+_POLL_S = 0.1
+_TARGET_ONGOING = 1.5
+"""Calls under way at a replica above which another one is started. A gateway keeps two calls of joined small requests
+under way wherever requests wait (`joining.py`): a replica that always has two has always something waiting."""
 
-
-@dataclass(frozen=True)
-class ServiceOptions:
-    """Where and how a service runs; none of it changes a vector.
-
-    Attributes:
-        host: only this machine by default; there is no access control here.
-        replicas: with two or more, or with surge, no request waits while another version loads.
-        surge: a new version starts in new replicas beside the old ones, which takes the memory of both.
-        cpus: reserved for a replica in Ray.
-        threads: torch threads of a replica; 0: one a CPU of the machine.
-        tokens_per_batch: tokens computed together.
-        max_waiting_tokens: waiting tokens of a replica above which requests are turned away with 429.
-        max_ongoing_requests, max_queued_requests: requests at a replica, and waiting for one; more get 429.
-        request_timeout_s: after it a request is given up.
-        startup_timeout_s: how long a version may take to come up.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    replicas: int = 1
-    surge: bool = True
-    cpus: float = 1.0
-    threads: int = 0
-    tokens_per_batch: int = 4096
-    max_waiting_tokens: int = 262_144
-    max_ongoing_requests: int = 128
-    max_queued_requests: int = 256
-    request_timeout_s: float = 120.0
-    startup_timeout_s: float = 300.0
+Config = dict[str, Any]
+"""Serve's config, of the whole cluster or of an application."""
 
 
-def serve_config(release: Release, options: ServiceOptions) -> dict[str, Any]:
-    """The Serve config (`serve deploy`'s format) of one service."""
-    at_the_replicas = options.replicas * options.max_ongoing_requests
-    queue = {
-        "max_queued_requests": options.max_queued_requests,
-        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
-    }
+def base_config(options: ServiceOptions) -> Config:
+    """Serve without an application."""
     return {
-        "proxy_location": "HeadOnly",
+        "proxy_location": "Disabled" if options.own_port else "EveryNode",
         # Serve's own default in a config is every interface.
         "http_options": {
             "host": options.host,
             "port": options.port,
-            "request_timeout_s": options.request_timeout_s,
+            "request_timeout_s": options.request_timeout_s + 5,
         },
-        "applications": [
+        "applications": [],
+    }
+
+
+def model_application(release: Release, options: ServiceOptions) -> Config:
+    """The application of one version."""
+    scale: Config = {"num_replicas": options.replicas}
+    if options.max_replicas > options.replicas:
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": options.replicas,
+                "max_replicas": options.max_replicas,
+                "target_ongoing_requests": _TARGET_ONGOING,
+            }
+        }
+    return {
+        "name": release.application,
+        "route_prefix": None,
+        "import_path": f"{_BUILDERS}build_model",
+        "args": {
+            "release": asdict(release),
+            "engine": asdict(options.engine),
+            "tokens_per_batch": options.tokens_per_batch,
+            "max_waiting_tokens": options.max_waiting_tokens,
+            "max_wait_s": options.max_wait_s,
+            "max_request_tokens": options.max_request_tokens,
+            "max_memory_gib": options.max_memory_gib,
+        },
+        "deployments": [
             {
-                "name": APPLICATION,
-                "route_prefix": "/",
-                "import_path": _IMPORT_PATH,
-                "args": {
-                    "threads": options.threads,
-                    "tokens_per_batch": options.tokens_per_batch,
-                    "max_waiting_tokens": options.max_waiting_tokens,
-                    "release": _release_key(release) if options.surge else "",
-                },
-                "deployments": [
-                    {
-                        "name": "gateway",
-                        "num_replicas": 1,
-                        "ray_actor_options": {"num_cpus": 0},
-                        "max_ongoing_requests": 2 * (at_the_replicas + options.max_queued_requests),
-                        "max_surge_percent": 100,
-                        **queue,
-                    },
-                    {
-                        "name": "embedding",
-                        "num_replicas": options.replicas,
-                        "ray_actor_options": {"num_cpus": options.cpus},
-                        "max_ongoing_requests": options.max_ongoing_requests,
-                        "max_surge_percent": 100 if options.surge else 0,
-                        "user_config": asdict(release),
-                        **queue,
-                    },
-                ],
+                "name": "model",
+                "ray_actor_options": {"num_cpus": options.cpus, "num_gpus": options.gpus},
+                "max_ongoing_requests": options.max_ongoing_requests,
+                "max_queued_requests": options.max_queued_requests,
+                "health_check_period_s": 2.0,
+                **scale,
             }
         ],
     }
 
 
-def _release_key(release: Release) -> str:
-    return f"{release.model}/{release.version}/{release.digest[:16]}"
+def gateway_application(routes: Routes, options: ServiceOptions) -> Config:
+    """The application that everybody meets."""
+    return {
+        "name": GATEWAY,
+        "route_prefix": "/",
+        "import_path": f"{_BUILDERS}build_gateway",
+        "args": {
+            "listen": [options.host, options.port] if options.own_port else None,
+            "timeout_s": options.request_timeout_s,
+            "gateways": options.gateways,
+            "has_documents": options.documents is not None,
+        },
+        "deployments": [
+            {
+                "name": "gateway",
+                "num_replicas": options.gateways,
+                "ray_actor_options": {"num_cpus": 0},
+                "max_ongoing_requests": 1024,
+                "max_queued_requests": 1024,
+                "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+                "health_check_period_s": 2.0,
+                "user_config": {"routes": routes.to_config(), "keys": options.key_rows()},
+            }
+        ],
+    }
 
 
-def check_port(host: str, port: int) -> None:
-    """Raises PortInUseError if nothing more can listen there."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise PortInUseError(
-                f"cannot listen on {host}:{port} ({error.strerror}): free it or name another port"
-            ) from error
+def documents_application(documents: str) -> Config:
+    """The application of the page's documents."""
+    return {
+        "name": DOCUMENTS,
+        "route_prefix": None,
+        "import_path": f"{_BUILDERS}build_documents",
+        "args": {"documents": documents},
+        "deployments": [{"name": "documents", "ray_actor_options": {"num_cpus": 0}}],
+    }
 
 
 def connect(dashboard: str) -> ServeSubmissionClient:
@@ -133,38 +130,133 @@ def connect(dashboard: str) -> ServeSubmissionClient:
         raise DeploymentError(f"no Ray dashboard answers at {dashboard}: {problem}") from error
 
 
-def deploy(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
-    """Apply a Serve config and wait until its release answers.
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Serve's API fails with what `requests` raises, or with a RuntimeError that holds the whole answer."""
+    try:
+        yield
+    except (requests.RequestException, RuntimeError) as error:
+        problem = str(error).splitlines()[0]
+        raise DeploymentError(f"Ray Serve's API could not be used: {problem}") from error
+
+
+def _details(client: ServeSubmissionClient) -> Config:
+    with _asking():
+        return client.get_serve_details()
+
+
+def _deploy(client: ServeSubmissionClient, config: Config) -> None:
+    with _asking():
+        client.deploy_applications(config)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service as Serve's API tells it.
+
+    Attributes:
+        url: where it answers.
+        config: what was deployed, all applications of the cluster.
+        routes: those of the gateway.
+    """
+
+    client: ServeSubmissionClient
+    url: str
+    config: Config
+    routes: Routes
+
+    def application(self, name: str) -> Config | None:
+        found = [each for each in self.config["applications"] if each["name"] == name]
+        return found[0] if found else None
+
+    def release(self, application: str) -> Release:
+        """Which version an application serves."""
+        found = self.application(application)
+        assert found is not None
+        return Release(**found["args"]["release"])
+
+
+def running(dashboard: str) -> Running:
+    """The service on a cluster.
+
+    Args:
+        dashboard: http address of the Ray dashboard.
 
     Raises:
-        DeploymentError: it did not come up, with Serve's reason.
+        DeploymentError: none runs there.
     """
-    client.deploy_applications(config)
-    application = next(app for app in config["applications"] if app["name"] == APPLICATION)
-    embedding = next(each for each in application["deployments"] if each["name"] == "embedding")
-    wanted = Release(**embedding["user_config"])
-    http = config["http_options"]
+    client = connect(dashboard)
+    details = _details(client)
+    applications = [
+        each["deployed_app_config"]
+        for each in details.get("applications", {}).values()
+        if each.get("deployed_app_config")
+    ]
+    gateway = next((each for each in applications if each["name"] == GATEWAY), None)
+    if gateway is None:
+        raise DeploymentError(f"no service of embedloom runs at {dashboard}; `embedloom serve` starts one")
+    http = {key: details["http_options"][key] for key in ("host", "port", "request_timeout_s")}
+    config = {
+        "proxy_location": details["proxy_location"],
+        "http_options": http,
+        "applications": applications,
+    }
+    routes = Routes.from_config(gateway["deployments"][0]["user_config"]["routes"])
+    return Running(client, _url(gateway, http, dashboard), config, routes)
+
+
+def _url(gateway: Config, http: Config, dashboard: str) -> str:
+    """Where a gateway answers, as seen from whoever sees the dashboard."""
+    listen = gateway["args"].get("listen")
+    host, port = listen or (http["host"], http["port"])
+    if host in ("0.0.0.0", "::"):
+        host = urlsplit(dashboard).hostname
+    return f"http://{host}:{port}"
+
+
+def put(service: Running, applications: Iterable[Config], timeout_s: float) -> Running:
+    """Put applications in, or in place of those of the same name, and wait until they run.
+
+    Raises:
+        DeploymentError: one did not come up, with Serve's reason. Nothing is taken back.
+    """
+    changed = {each["name"]: each for each in applications}
+    kept = [each for each in service.config["applications"] if each["name"] not in changed]
+    config = service.config | {"applications": [*kept, *changed.values()]}
+    _deploy(service.client, config)
+    wait_until_running(service.client, list(changed), timeout_s)
+    return replace(service, config=config)
+
+
+def remove(service: Running, names: Iterable[str]) -> Running:
+    """Take applications out; what they are at work on they finish."""
+    gone = set(names)
+    applications = [each for each in service.config["applications"] if each["name"] not in gone]
+    config = service.config | {"applications": applications}
+    _deploy(service.client, config)
+    return replace(service, config=config)
+
+
+def wait_until_running(client: ServeSubmissionClient, names: list[str], timeout_s: float) -> None:
+    """Raises DeploymentError, with Serve's reason, if an application fails or takes too long."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        details = client.get_serve_details()["applications"].get(APPLICATION, {})
-        status = details.get("status")
-        if status == "DEPLOY_FAILED":
-            raise DeploymentError(f"{_release_key(wanted)} did not come up: {_reason(details)}")
-        if status == "RUNNING" and _answers(http["host"], http["port"], wanted):
+    while True:
+        found = _details(client)["applications"]
+        states = {name: found.get(name, {}).get("status") for name in names}
+        failed = [name for name, state in states.items() if state in ("DEPLOY_FAILED", "UNHEALTHY")]
+        if failed:
+            raise DeploymentError(f"{failed[0]} did not come up: {_reason(found[failed[0]])}")
+        if all(state == "RUNNING" for state in states.values()):
             return
-        time.sleep(0.2)
-    raise DeploymentError(f"{_release_key(wanted)} was not up after {timeout_s:.0f} s: {_reason(details)}")
+        if time.monotonic() > deadline:
+            late = next(name for name, state in states.items() if state != "RUNNING")
+            raise DeploymentError(
+                f"{late} was not up after {timeout_s:.0f} s: {_reason(found.get(late, {}))}"
+            )
+        time.sleep(_POLL_S)
 
 
-def _answers(host: str, port: int, wanted: Release) -> bool:
-    try:
-        response = requests.get(f"http://{host}:{port}/ready", timeout=10)
-    except requests.RequestException:
-        return False
-    return response.ok and response.headers.get("x-embedloom-version") == wanted.version
-
-
-def _reason(details: dict[str, Any]) -> str:
+def _reason(details: Config) -> str:
     """The last line of Serve's message, which holds a whole trace: the exception itself."""
     messages = [each.get("message") for each in details.get("deployments", {}).values()]
     for message in filter(None, [*messages, details.get("message")]):
@@ -176,136 +268,54 @@ def _reason(details: dict[str, Any]) -> str:
     return "Serve gives no reason"
 
 
-def replace(dashboard: str, release: Release, timeout_s: float = 300.0) -> Release:
-    """Swap the model of a running service, and put the old one back if the new one does not come up.
-
-    Args:
-        dashboard: http address of the Ray dashboard of the service's cluster.
-
-    Returns: the release that was served before.
+def load(service: Running, release: Release, timeout_s: float) -> Running:
+    """Load a version beside what runs, as the running versions of its kind are run; no name leads to it yet.
 
     Raises:
-        DeploymentError: no service runs there, or the new release did not come up; the old one is served.
+        DeploymentError: it did not come up. It is taken out again, the service is as it was.
     """
-    client = connect(dashboard)
-    details = client.get_serve_details()
-    running = {
-        name: application["deployed_app_config"]
-        for name, application in details.get("applications", {}).items()
-        if application.get("deployed_app_config")
+    if service.application(release.application) is not None:
+        return service
+    models = [each for each in service.config["applications"] if each["import_path"].endswith("build_model")]
+    pattern = next((each for each in models if each["args"]["release"]["kind"] == release.kind), models[0])
+    application = pattern | {
+        "name": release.application,
+        "args": pattern["args"] | {"release": asdict(release)},
     }
-    if APPLICATION not in running:
-        raise DeploymentError(f"no service of embedloom runs at {dashboard}; `embedloom serve` starts one")
-    http = {key: details["http_options"][key] for key in ("host", "port", "request_timeout_s")}
-    old = {
-        "proxy_location": details["proxy_location"],
-        "http_options": http,
-        "applications": list(running.values()),
-    }
-    embedding = next(each for each in running[APPLICATION]["deployments"] if each["name"] == "embedding")
-    before = Release(**embedding["user_config"])
-    application = running[APPLICATION] | {
-        "args": running[APPLICATION]["args"]
-        | {"release": _release_key(release) if embedding.get("max_surge_percent") else ""},
-        "deployments": [
-            each | {"user_config": asdict(release)} if each["name"] == "embedding" else each
-            for each in running[APPLICATION]["deployments"]
-        ],
-    }
-    # The config is the whole of what Serve shall run: other applications stay in it.
-    others = [each for name, each in running.items() if name != APPLICATION]
-    new = old | {"applications": [application, *others]}
     try:
-        deploy(client, new, timeout_s)
+        return put(service, [application], timeout_s)
     except DeploymentError:
-        deploy(client, old, timeout_s)
+        remove(service, [release.application])
         raise
-    return before
 
 
-@contextmanager
-def _local_ray() -> Iterator[str]:
-    """A Ray of its own on this machine; yields the address of its dashboard."""
-    context = ray.init("local", include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
-    try:
-        yield f"http://{context.dashboard_url}"
-    finally:
-        serve.shutdown()
-        ray.shutdown()
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Let SIGTERM do what SIGINT does, once; a second one does not disturb the clean-up.
-
-    To be entered when Ray runs: it sets a handler of SIGTERM that aborts the process.
-    """
-
-    def interrupt(*_: object) -> None:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def serve_model(
-    model: str,
-    *,
-    alias: str | None = None,
-    version: str | None = None,
-    tracking_uri: str | None = None,
-    options: ServiceOptions | None = None,
-    dashboard: str | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Serve a model of the registry, or a model directory, until SIGINT or SIGTERM.
-
-    Args:
-        model: a registered name, or a path. Of a name, the alias `champion` is served; if there is none,
-            `candidate` with a notice; or what `alias` or `version` says. The alias is resolved once, to a
-            version and its digest.
-        dashboard: http address of a running Ray cluster's dashboard: the service is started there and goes on
-            after the return. Without it a Ray is started on this machine and lives as long as the call.
-        say: where the few lines for the user go.
+def set_routes(service: Running, routes: Routes, timeout_s: float = 60.0) -> Running:
+    """Change which version answers to which name, and wait until the gateway does so.
 
     Raises:
-        ServingError: with one sentence, before Ray starts wherever it can be known by then.
+        DeploymentError: the gateway did not take it over.
     """
-    options = options or ServiceOptions()
-    if Path(model).is_dir():
-        # Here, and not above: reading weights takes torch, whose import costs seconds; a name needs none.
-        from components.serving.verify import from_directory
-
-        release = from_directory(Path(model))
-    else:
-        release = resolve(model, alias=alias, version=version, tracking_uri=tracking_uri, say=say)
-    if dashboard is not None:
-        deploy(connect(dashboard), serve_config(release, options), options.startup_timeout_s)
-        say(f"{release.model} version {release.version} is served on the cluster of {dashboard}")
-        return
-    check_port(options.host, options.port)
-    fetch(release)
-    say(f"loading {release.model} version {release.version} into Ray Serve ...")
-    with _local_ray() as ray_dashboard, _interrupted_by_signals():
-        deploy(connect(ray_dashboard), serve_config(release, options), options.startup_timeout_s)
-        for line in _welcome(release, f"http://{options.host}:{options.port}", ray_dashboard):
-            say(line)
-        while True:
-            signal.pause()
+    gateway = service.application(GATEWAY)
+    assert gateway is not None
+    deployment = gateway["deployments"][0]
+    user_config = deployment["user_config"] | {"routes": routes.to_config()}
+    changed = gateway | {"deployments": [deployment | {"user_config": user_config}]}
+    service = replace(put(service, [changed], timeout_s), routes=routes)
+    wait_until_ready(service.url, routes, timeout_s)
+    return service
 
 
-def _welcome(release: Release, url: str, dashboard: str) -> list[str]:
-    body = json.dumps({"model": release.model, "input": "how to sort an array", "input_type": "query"})
-    return [
-        f"{release.model} version {release.version} is served at {url} (description: {url}/docs)",
-        f"  curl -s {url}/v1/embeddings -H 'content-type: application/json' -d '{body}'",
-        f"Ray dashboard: {dashboard}. `embedloom promote NAME --service {dashboard}` swaps the model while "
-        "it serves. Ctrl-C stops the service.",
-    ]
+def wait_until_ready(url: str, routes: Routes, timeout_s: float) -> None:
+    """Wait until the service answers by these routes. Raises DeploymentError if it does not."""
+    deadline = time.monotonic() + timeout_s
+    problem = "it does not answer"
+    while time.monotonic() < deadline:
+        try:
+            response = requests.get(f"{url}/ready", timeout=10)
+            if response.ok and response.json()["routes"] == routes.to_config():
+                return
+            problem = response.text if not response.ok else "it answers by other routes"
+        except (requests.RequestException, json.JSONDecodeError, KeyError) as error:
+            problem = type(error).__name__
+        time.sleep(_POLL_S)
+    raise DeploymentError(f"the service at {url} was not ready after {timeout_s:.0f} s: {problem}")

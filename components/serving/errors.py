@@ -31,3 +31,11 @@ class PortInUseError(ServingError):
 
 class DeploymentError(ServingError):
     """Ray Serve could not bring the version up; what ran before goes on."""
+
+
+class KeyFileError(ServingError):
+    """The file of API keys cannot be read."""
+
+
+class OpenServiceError(ServingError):
+    """A service without keys was to listen beyond this machine."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from components.serving.calls import Kind
 from components.serving.errors import ModelRefusedError
 
 
 @dataclass(frozen=True)
 class Release:
-    """What a replica is told to serve. Its fields are Serve's `user_config`.
+    """What a replica is told to serve. Its fields are an argument of its Serve application.
 
     Attributes:
         model: the name that clients use.
@@ -20,6 +21,7 @@ class Release:
         uri: local directory, or an artifact URI that MLflow downloads.
         digest: of the weights (`export.weights_digest`).
         tracking_uri: the MLflow server that serves `uri`; None for a local directory.
+        kind: embedding or reranker.
     """
 
     model: str
@@ -27,6 +29,12 @@ class Release:
     uri: str
     digest: str
     tracking_uri: str | None = None
+    kind: Kind = "embedding"
+
+    @property
+    def application(self) -> str:
+        """Name of the Serve application that serves it: one a version, so that two run side by side."""
+        return f"{self.model}-{self.version}-{self.digest[:8]}"
 
 
 def fetch(release: Release) -> Path:

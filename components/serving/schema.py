@@ -8,16 +8,29 @@ import base64
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+
+from components.serving.calls import Kind
 
 MAX_INPUTS = 2048
 """Texts in one request, as at OpenAI."""
+MAX_CHARACTERS = 1_000_000
+"""Of one text. A model reads its beginning only, but all of it would be tokenized."""
 
+_TEXT_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
 _INPUT_SCHEMA = {
     "description": "A text, a list of texts, or token ids of this model's tokenizer (a list, or one a text).",
     "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": MAX_INPUTS},
+        _TEXT_SCHEMA,
+        {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": MAX_INPUTS},
         {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
         {
             "type": "array",
@@ -45,8 +58,7 @@ def _check_input(value: Any) -> list[str] | list[list[int]]:
         for index, text in enumerate(value):
             if not isinstance(text, str) or not text:
                 raise ValueError(f"input[{index}] must be a text that is not empty")
-            if not _is_unicode(text):
-                raise ValueError(f"input[{index}] holds a lone surrogate, which is no valid Unicode")
+            check_text(text, f"input[{index}]")
         return value
     for index, ids in enumerate(value):
         if not isinstance(ids, list) or not ids or not all(_is_token(token) for token in ids):
@@ -58,8 +70,20 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def check_text(text: str, name: str = "it") -> str:
+    """The text. Raises ValueError if it is too long, or if UTF-8 cannot say it: JSON can hold half a surrogate pair."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"{name} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read of a text"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds a lone surrogate, which is no valid Unicode") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_text)]
 
 
 class EmbeddingRequest(BaseModel):
@@ -74,21 +98,19 @@ class EmbeddingRequest(BaseModel):
         }
     )
 
-    model: str = Field(min_length=1, description="The served name, as `GET /v1/models` lists it.")
+    model: Text = Field(min_length=1, description="A name as `GET /v1/models` lists it, or name/version.")
     input: Annotated[list[str] | list[list[int]], PlainValidator(_check_input), WithJsonSchema(_INPUT_SCHEMA)]
     dimensions: int | None = Field(None, ge=1, strict=True, description="Length of the prefix, renormalised.")
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="`base64`: the little-endian float32 bytes."
     )
     input_type: Literal["document", "query"] = Field("document", description="Which template is applied.")
-    instruction: str | None = Field(None, description="Replaces the model's own query instruction.")
+    instruction: Text | None = Field(None, description="Replaces the model's own query instruction.")
 
     @model_validator(mode="after")
     def _instruction_is_for_queries(self) -> "EmbeddingRequest":
         if self.instruction is not None and self.input_type != "query":
             raise ValueError('instruction applies to queries: send "input_type": "query" with it')
-        if self.instruction is not None and not _is_unicode(self.instruction):
-            raise ValueError("instruction holds a lone surrogate, which is no valid Unicode")
         return self
 
     @property
@@ -130,8 +152,11 @@ class Model(BaseModel):
     created: int
     owned_by: str = "embedloom"
     version: str
+    kind: Kind
     space_id: str
-    dimensions: int
+    dimensions: int | None
+    engine: str
+    current: bool
 
 
 class ModelList(BaseModel):
@@ -150,9 +175,8 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def encode_vectors(vectors_ND: np.ndarray, encoding_format: str) -> list[list[float]] | list[str]:
-    """Rows of a float32 matrix as JSON values: numbers, or base64 of their little-endian bytes."""
+def encode_vector(vector_D: np.ndarray, encoding_format: str) -> list[float] | str:
+    """A float32 vector as a JSON value: numbers, or base64 of their little-endian bytes."""
     if encoding_format == "base64":
-        rows = vectors_ND.astype("<f4", copy=False)
-        return [base64.b64encode(row.tobytes()).decode() for row in rows]
-    return vectors_ND.tolist()
+        return base64.b64encode(vector_D.astype("<f4", copy=False).tobytes()).decode()
+    return vector_D.tolist()

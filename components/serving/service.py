@@ -1,113 +1,138 @@
-"""The embedding service: a Ray Serve deployment that holds one model version and computes its vectors.
+"""The service behind the gateway: a Ray Serve deployment that holds one version of one model.
 
-The version stands in Serve's `user_config`, so that another one can be loaded without a new replica:
-`reconfigure` loads it beside the old one in a thread and swaps when it has reproduced its golden vectors.
-Requests that are under way finish with the version they started with.
+Every version is a Serve application of its own. So another one is loaded beside it without touching it, and
+what cannot be loaded (or takes the memory of its process) takes nothing else with it.
 """
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.serving.batcher import QueueFullError, TokenBatcher
-from components.serving.calls import EmbedCall, Refusal, Served, Vectors
+from components.serving.batcher import OverloadedError, TokenBatcher
+from components.serving.calls import Call, EmbedCall, Refusal, Reply, Scores, Served, Vectors
 from components.serving.release import Release
 
 if TYPE_CHECKING:
     from components.serving.engine import Engine
 
+_READ_ITEMS, _READ_CHARACTERS = 64, 100_000
+"""So much of a call is tokenized at once, a few milliseconds."""
 
-class EmbeddingService:
-    """One replica, one model version.
+
+class ModelService:
+    """One replica of one model version.
 
     Args:
-        threads: torch threads; 0: one a CPU of the machine.
+        release: the fields of a `Release`.
+        engine: the fields of `EngineOptions`.
         tokens_per_batch: tokens computed together.
         max_waiting_tokens: waiting tokens above which requests are turned away with 429.
+        max_wait_s: so is a request that would wait longer than this.
+        max_request_tokens: a request of more is refused, so that what is admitted is computed in time.
+        max_memory_gib: what the process may take beside what it holds at its start; 0: no limit. A version that needs
+            more to load is refused, in place of the machine killing a neighbour.
     """
 
-    def __init__(self, threads: int, tokens_per_batch: int, max_waiting_tokens: int) -> None:
-        self._threads = threads
-        # A fast tokenizer keeps its truncation in itself and must not be called from two threads at once.
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-        self._computing = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._batcher = TokenBatcher(self._computing, tokens_per_batch, max_waiting_tokens)
-        self._engine: Engine | None = None
-
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Load the version of `user_config`, the fields of a `Release`; raises if it is refused."""
-        # Here, and not above: Serve imports this module to build the application, which needs no torch.
-        from components.serving.engine import TorchEngine
-
-        release = Release(**user_config)
-        if self._engine is None or self._engine.release != release:
-            self._engine = await asyncio.to_thread(TorchEngine, release, self._threads)
-
-    def check_health(self) -> None:
-        if self._engine is None:
-            raise RuntimeError("no model is loaded")
+    def __init__(
+        self,
+        release: dict[str, Any],
+        engine: dict[str, Any],
+        tokens_per_batch: int,
+        max_waiting_tokens: int,
+        max_wait_s: float,
+        max_request_tokens: int,
+        max_memory_gib: float = 0.0,
+    ) -> None:
+        self._max_request_tokens = max_request_tokens
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
+        computing = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._engine = _load(release, engine, max_memory_gib)
+        self._batcher = TokenBatcher(
+            self._engine.compute, computing, tokens_per_batch, max_waiting_tokens, max_wait_s
+        )
 
     async def served(self) -> Served:
-        return _served(self._loaded())
+        return self._engine.served
 
-    async def embed(self, call: EmbedCall) -> Vectors | Refusal:
-        engine = self._loaded()
-        served = _served(engine)
-        if refusal := _refuse(call, served, engine):
+    async def answer(self, call: Call) -> Reply:
+        """Vectors or scores of one request."""
+        if refusal := self._engine.refuse(call):
             return refusal
-        token_ids = call.token_ids
-        if call.texts:
-            loop = asyncio.get_running_loop()
-            token_ids = await loop.run_in_executor(
-                self._tokenizing, engine.tokenize, call.texts, call.side, call.instruction
-            )
         try:
-            vectors_ND = await self._batcher.encode(engine.encode, token_ids)
-        except QueueFullError as error:
-            message = f"The service is busy: {error}. Try again in a second."
-            return Refusal(429, message, "rate_limit_exceeded")
-        if call.dimensions and call.dimensions < served.dimensions:
-            vectors_ND = vectors_ND[:, : call.dimensions]
-            vectors_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True).clip(min=1e-12)
-        return Vectors(vectors_ND, sum(map(len, token_ids)), served)
+            # Before the texts are tokenized: an overloaded service says so at once.
+            self._batcher.check_room()
+            items = await self._read(call)
+            lengths = [self._engine.length(item) for item in items]
+            if sum(lengths) > self._max_request_tokens:
+                return _too_many(call, sum(lengths), self._max_request_tokens)
+            rows = await self._batcher.run(items, lengths)
+        except OverloadedError as error:
+            message = f"The service is busy: {error}. Try again later."
+            return Refusal(429, message, "rate_limit_exceeded", retry_after_s=error.retry_after_s)
+        served = self._engine.served
+        if isinstance(call, EmbedCall):
+            return Vectors(_prefix(rows, call.dimensions), sum(lengths), served)
+        return Scores(rows, sum(lengths), served)
 
-    def _loaded(self) -> "Engine":
-        if self._engine is None:
-            raise RuntimeError("no model is loaded")
-        return self._engine
+    async def _read(self, call: Call) -> list[Any]:
+        """What the model reads of a call, off the event loop; others have a turn between its parts."""
+        loop = asyncio.get_running_loop()
+        items: list[Any] = []
+        for part in _parts(call):
+            items += await loop.run_in_executor(self._reading, self._engine.read, part)
+        return items
+
+    async def answer_each(self, calls: list[Call]) -> list[Reply]:
+        """The replies to small calls that were sent together."""
+        return await asyncio.gather(*map(self.answer, calls))
 
 
-def _served(engine: "Engine") -> Served:
-    release = engine.release
-    return Served(
-        model=release.model,
-        version=release.version,
-        space_id=engine.space_id,
-        dimensions=engine.spec.dimensions,
-        created=int(engine.loaded_at),
-    )
+def _parts(call: Call) -> Iterator[Call]:
+    """A call as several, in order."""
+    start = characters = 0
+    texts = call.texts if isinstance(call, EmbedCall) else call.documents
+    for index, text in enumerate(texts):
+        if index > start and (index - start >= _READ_ITEMS or characters + len(text) > _READ_CHARACTERS):
+            yield _part(call, slice(start, index))
+            start, characters = index, 0
+        characters += len(text)
+    yield _part(call, slice(start, None))
 
 
-def _refuse(call: EmbedCall, served: Served, engine: "Engine") -> Refusal | None:
-    if call.model not in (served.model, f"{served.model}/{served.version}"):
-        return Refusal(
-            404,
-            f"The model '{call.model}' does not exist here; this service answers as '{served.model}'.",
-            "model_not_found",
-            "model",
-        )
-    if call.dimensions and call.dimensions > served.dimensions:
-        message = f"dimensions must be at most {served.dimensions}, not {call.dimensions}."
-        return Refusal(400, message, "invalid_value", "dimensions")
-    spec, vocabulary_size = engine.spec, engine.vocabulary_size
-    max_tokens = spec.length(call.side)
-    for index, ids in enumerate(call.token_ids):
-        if len(ids) > max_tokens:
-            message = f"input[{index}] has {len(ids)} tokens; the model reads at most {max_tokens}."
-            return Refusal(400, message, "context_length_exceeded", "input")
-        if max(ids) >= vocabulary_size:
-            message = f"input[{index}] has token id {max(ids)}; the vocabulary ends at {vocabulary_size - 1}."
-            return Refusal(400, message, "invalid_value", "input")
-    return None
+def _part(call: Call, rows: slice) -> Call:
+    if isinstance(call, EmbedCall):
+        return replace(call, texts=call.texts[rows], token_ids=call.token_ids[rows])
+    return replace(call, queries=call.queries[rows], documents=call.documents[rows])
+
+
+def _too_many(call: Call, tokens: int, limit: int) -> Refusal:
+    param = "input" if isinstance(call, EmbedCall) else "documents"
+    message = f"The request holds {tokens:,} tokens; at most {limit:,} go into one request. Send fewer texts."
+    return Refusal(400, message, "max_tokens_per_request", param)
+
+
+def _prefix(vectors_ND: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first `dimensions` of each vector, at unit length again."""
+    if not dimensions or dimensions >= vectors_ND.shape[1]:
+        return vectors_ND
+    prefix_ND = vectors_ND[:, :dimensions]
+    return prefix_ND / np.linalg.norm(prefix_ND, axis=1, keepdims=True).clip(min=1e-12)
+
+
+def _load(release: dict[str, Any], engine: dict[str, Any], max_memory_gib: float) -> "Engine":
+    # Here, and not above: Serve imports this module to build the application, which needs no torch.
+    import resource
+
+    from components.serving.engine import EngineOptions, load_engine
+
+    # After torch is imported: the limit is for the model.
+    if max_memory_gib:
+        with open("/proc/self/status") as status:
+            held_kib = next(int(line.split()[1]) for line in status if line.startswith("VmData"))
+        limit = held_kib * 1024 + int(max_memory_gib * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    return load_engine(Release(**release), EngineOptions(**engine))

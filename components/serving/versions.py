@@ -18,11 +18,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from components.serving.calls import Kind
 from components.serving.errors import NoChampionError, NotRegisteredError, TrackingUnreachableError
 from components.serving.release import Release
 from components.storage import Folder
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+SPACE_TAG: dict[Kind, str] = {"embedding": "space_id", "reranker": "scorer_id"}
+"""The tag of what a version's vectors or scores can be compared with."""
 EVIDENCE = ("per_query.parquet", "run.parquet", "metrics.json")
 _REACH_TIMEOUT_S = 10.0
 
@@ -115,14 +118,26 @@ def release_of(client: MlflowClient, version: ModelVersion) -> Release:
         uri=client.get_model_version_download_uri(version.name, version.version),
         digest=digest,
         tracking_uri=client.tracking_uri,
+        kind=kind_of(version),
     )
 
 
+def kind_of(version: ModelVersion) -> Kind:
+    """What a version is served as; versions from before there were rerankers say nothing and embed."""
+    return "reranker" if version.tags.get("kind") == "reranker" else "embedding"
+
+
+def space_of(version: ModelVersion) -> str:
+    """Of an embedder the space of its vectors, of a reranker that of its scores."""
+    return version.tags[SPACE_TAG[kind_of(version)]]
+
+
 def fingerprint_of(directory: Path, digest: str) -> str:
-    """SHA-256 over what makes a model's vectors: weights, encoding and tokenizer."""
+    """SHA-256 over what makes a model's vectors or scores: weights, encoding or prompt, and tokenizer."""
     parts = {"weights": digest}
-    for name in ("encoding.json", "tokenizer.json", "config.json"):
-        parts[name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    for name in ("encoding.json", "reranker.json", "tokenizer.json", "config.json"):
+        if (directory / name).is_file():
+            parts[name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -132,25 +147,41 @@ def find_fingerprint(client: MlflowClient, name: str, fingerprint: str) -> Model
     return max(found, key=lambda version: int(version.version), default=None)
 
 
+def registered_weights(client: MlflowClient) -> dict[str, str]:
+    """Digest of the weights of every version of every model -> the versions that have them, in words."""
+    found: dict[str, list[str]] = {}
+    token = None
+    while True:
+        page = client.search_model_versions(page_token=token)
+        for version in page:
+            if digest := version.tags.get("weights_digest"):
+                found.setdefault(digest, []).append(f"{version.name} {version.version}")
+        token = page.token
+        if not token:
+            return {digest: ", ".join(sorted(names)) for digest, names in found.items()}
+
+
 def add_version(
     client: MlflowClient,
     name: str,
     directory: Path,
+    kind: Kind,
     tags: dict[str, str],
     experiment: str,
     run_id: str | None,
 ) -> ModelVersion:
-    """Upload a model directory and enter it as a new version.
+    """Upload a model directory and enter it as a new version, its kind among the tags.
 
     The version is created last: an upload that breaks off leaves a LoggedModel that nothing points at.
     """
+    tags = {"kind": kind, **tags}
     if run_id is not None:
         experiment_id = client.get_run(run_id).info.experiment_id
     else:
         found = client.get_experiment_by_name(experiment)
         experiment_id = found.experiment_id if found else client.create_experiment(experiment)
     logged = client.create_logged_model(
-        experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="embedding"
+        experiment_id, name=name, source_run_id=run_id, tags=tags, model_type=kind
     )
     client.log_model_artifacts(logged.model_id, str(directory))
     client.finalize_logged_model(logged.model_id, "READY")

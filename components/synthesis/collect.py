@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Provenance:
 
     llm: str
     prompt_version: str
-    instructions: dict[str, str]
+    instructions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,19 @@ def collect(
     """Write pairs.parquet (PAIRS) and rejected/rejected.parquet (ANSWERS and `reason`), ordered by document id.
 
     Of equal queries of a family the first is kept, the others are `duplicate`. Rows are judged and sorted by Ray
-    Data, out of core; here eight bytes a row are held, and one block of them.
+    Data, out of core; here ten bytes a row are held, and one block of them.
     """
     judged = _judged(state, prompts, longest_words).materialize()
-    digests, ids, wrong = [], [], []
+    digests, repeated, wrong = [], [], []
+    last = None
     for block in _blocks(judged):
-        ids.append(pa.concat_arrays(block.column(ID).chunks))
+        ids = block.column(ID).to_pylist()
+        repeated.append(np.array([key == before for key, before in pairwise([last, *ids])], dtype=bool))
         digests.append(block.column("query_digest").fill_null(0).to_numpy())
         wrong.append(np.array(block.column("reason").is_valid()))
-    repeated_N, duplicate_N = _later_ones(ids, np.concatenate(digests), np.concatenate(wrong))
+        last = ids[-1] if ids else last
+    repeated_N = np.concatenate(repeated)
+    duplicate_N = _later_ones(np.concatenate(digests), ~np.concatenate(wrong) & ~repeated_N)
 
     families: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -113,23 +118,12 @@ def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
     return iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-def _later_ones(
-    ids: list[pa.Array], digest_N: np.ndarray, wrong_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows in the order of their ids, bool [N] each: those whose row, and those whose query, stood before."""
-    repeated_N = np.zeros(len(digest_N), dtype=bool)
-    start, last = 0, None
-    for block in ids:
-        values = block.to_pylist()
-        repeated_N[start : start + len(values)] = [
-            value == before for value, before in zip(values, [last, *values[:-1]], strict=True)
-        ]
-        start += len(values)
-        last = values[-1] if values else last
-    duplicate_N = np.ones(len(digest_N), dtype=bool)
-    fair_K = np.flatnonzero(~wrong_N & ~repeated_N)
-    duplicate_N[fair_K[np.unique(digest_N[fair_K], return_index=True)[1]]] = False
-    return repeated_N, duplicate_N
+def _later_ones(digest_N: np.ndarray, fair_N: np.ndarray) -> np.ndarray:
+    """bool [N]: all but the fair rows whose query stands in no fair row before."""
+    later_N = np.ones(len(digest_N), dtype=bool)
+    fair_K = np.flatnonzero(fair_N)
+    later_N[fair_K[np.unique(digest_N[fair_K], return_index=True)[1]]] = False
+    return later_N
 
 
 def _query_digest(row: dict[str, Any]) -> int:

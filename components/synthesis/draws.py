@@ -38,7 +38,7 @@ class Draws(BaseModel):
             thinned out until the shares hold, those of other languages are left out. None: all documents.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     families: Annotated[dict[Family, Share], Field(min_length=1)] = {"retrieval": 1.0}
     question_types: Shares | None = None

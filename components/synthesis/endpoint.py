@@ -6,7 +6,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,7 +23,7 @@ from components.synthesis.answers import ID, AnswerLog
 from components.synthesis.conversation import Call, Reply, converse
 from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
-from components.synthesis.sampling import Sampling
+from components.synthesis.settings import Sampling
 
 ROWS_PER_BATCH = 16
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries, doubled each time
@@ -32,33 +32,33 @@ LONGEST_RETRY_AFTER = 600.0  # seconds; an endpoint that wants more time than th
 ResponseFormat = Literal["json_schema", "json_object", "text"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Where the writer is and how it may be asked.
 
     Attributes:
         base_url: of the API, up to and with its version (`https://host/v1`).
         model: as the endpoint names it.
-        key_variable: the environment variable that holds the key, on every node; None: there is no key.
         response_format: `json_schema` where the endpoint constrains the decoding, `json_object` where it only
             promises JSON, `text` where it knows neither: then the examples alone ask for it.
         seed_rows: send the seed of each row.
         extra_body: fields of every request that this API knows and others do not, as
             `{"chat_template_kwargs": {"enable_thinking": false}}`.
+        key_variable: the environment variable that holds the key, on every node; None: there is no key.
         requests_per_minute: None: no limit. concurrency: requests at once.
         timeout_seconds: of one request, all of it. retries: further tries of one.
     """
 
     base_url: str
     model: str
-    key_variable: str | None
     response_format: ResponseFormat
     seed_rows: bool
-    extra_body: dict[str, Any]
-    requests_per_minute: float | None
-    concurrency: int
-    timeout_seconds: float
-    retries: int
+    extra_body: Mapping[str, Any] | None = None
+    key_variable: str | None = None
+    requests_per_minute: float | None = None
+    concurrency: int = 16
+    timeout_seconds: float = 120.0
+    retries: int = 5
 
     def key(self) -> str:
         """The key. Raises ValueError if the variable is not set."""
@@ -162,7 +162,7 @@ class Client:
             await self._limiter.acquire()
 
     async def _post(self, call: Call) -> Reply:
-        body = dict(self._endpoint.extra_body)
+        body = dict(self._endpoint.extra_body or {})
         if self._endpoint.seed_rows:
             body["seed"] = call.seed
         if self._endpoint.response_format == "json_schema":

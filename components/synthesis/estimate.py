@@ -21,6 +21,8 @@ class Estimate:
 
     Attributes:
         calls: requests to the writer.
+        own_tokens: of the input, those of each call's last message: an engine that keeps what prompts begin with reads
+            no more.
         output_tokens: if the answers are as long as those of the prompt's examples.
         most_output_tokens: if every answer is cut at `max_tokens`.
         cost, most_cost: of those, in the currency of the prices; None without prices.
@@ -29,6 +31,7 @@ class Estimate:
 
     calls: int
     input_tokens: int
+    own_tokens: int
     output_tokens: int
     most_output_tokens: int
     cost: float | None
@@ -55,7 +58,7 @@ def estimate(
         input_price, output_price: for a million tokens.
     """
     total = sum(draws.families.values())
-    calls = input_tokens = output_tokens = 0.0
+    calls = input_tokens = own_tokens = output_tokens = 0.0
     for family, share in draws.families.items():
         of_family = rows * share / total
         asked = _calls(family, draws, prompts, passage_characters)
@@ -63,6 +66,7 @@ def estimate(
         for messages in asked:
             tokens = [_tokens(message["content"]) for message in messages]
             answers = [_tokens(message["content"]) for message in messages if message["role"] == "assistant"]
+            own_tokens += of_family * (tokens[-1] + TOKENS_PER_MESSAGE)
             input_tokens += of_family * (sum(tokens) + len(messages) * TOKENS_PER_MESSAGE)
             mean = sum(answers) / len(answers) if answers else max_tokens
             output_tokens += of_family * min(mean, max_tokens)
@@ -76,6 +80,7 @@ def estimate(
     return Estimate(
         calls=round(calls),
         input_tokens=round(input_tokens),
+        own_tokens=round(own_tokens),
         output_tokens=round(output_tokens),
         most_output_tokens=round(most),
         cost=cost(output_tokens),

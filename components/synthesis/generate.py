@@ -6,6 +6,7 @@ about a row but the model's words is drawn from its document's id and the seed. 
 share stands below them.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ import ray
 from pydantic import ValidationError
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayActorError
 
 from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
@@ -34,13 +36,18 @@ from components.synthesis.answers import (
 )
 from components.synthesis.collect import Provenance, collect
 from components.synthesis.draws import Draws, is_kept, keep_rates
-from components.synthesis.endpoint import Endpoint, ResponseFormat, ask_endpoint
+from components.synthesis.endpoint import Endpoint, ask_endpoint
 from components.synthesis.ledger import end_engines, new_ledger, read_book, watched
 from components.synthesis.personas import PersonaSearch
-from components.synthesis.prompts import Prompts, load_personas, load_prompts, personas_version
-from components.synthesis.prompts import prompt_version as version_of_prompts
+from components.synthesis.prompts import (
+    Prompts,
+    load_personas,
+    load_prompts,
+    personas_version,
+    prompt_version,
+)
 from components.synthesis.requests import make_requests
-from components.synthesis.sampling import Sampling
+from components.synthesis.settings import Settings, read_options
 from components.synthesis.writer import Hardware, ask_cluster
 
 SOURCE = "synthesis/documents.parquet"
@@ -55,30 +62,12 @@ def synthesise(
     split: Folder,
     writer: Folder,
     llm: str,
-    draws: dict[str, Any],
-    instructions: dict[str, str],
-    prompt_version: str,
-    persona_version: str,
-    passage_characters: int,
-    temperature: float,
-    top_p: float,
-    frequency_penalty: float,
-    max_tokens: int,
-    dtype: str,
-    seed: int,
     chat_template_arguments: dict[str, Any] | None = None,
     output: Folder,
     monitor: Monitor,
     state: Folder,
     retriever: Folder | None = None,
-    prompts: str | None = None,
-    personas: str | None = None,
-    num_cpus: float = 1,
-    num_gpus: int = 0,
-    num_engines: int = 1,
-    num_retrievers: int = 1,
-    max_model_length: int = 2560,
-    max_error_share: float = 0.2,
+    **options: Any,
 ) -> dict[str, float]:
     """Have a model in the cluster (vLLM) write one row a document, and keep the rows that pass validation.
 
@@ -90,23 +79,12 @@ def synthesise(
         split: holds `synthesis/documents.parquet`.
         writer: an instruct model with a chat template, in a directory that vLLM loads.
         llm: the writer's name, as the pairs will carry it.
-        draws: the fields of `Draws`: families, types, lengths, languages and their shares.
-        instructions: by family, in place of those of the prompt file.
-        prompt_version, persona_version: of the files `prompts` and `personas` (see
-            `components.synthesis.prompts`); a file that has changed since is refused.
-        passage_characters: so much of a document's title and text is shown to the writer.
-        temperature, top_p, frequency_penalty, max_tokens: of each call.
-        dtype: in which the writer computes, as vLLM names it.
         chat_template_arguments: what the writer's chat template wants to know beside the messages, as
             `{"enable_thinking": False}`.
         output: receives `pairs.parquet` (PAIRS) and `rejected/rejected.parquet`, both by document id.
         state: what survives an attempt.
         retriever: the embedding model that chooses five personas for a document; None: BM25 does.
-        prompts, personas: files (path or URI) in place of the project's own.
-        num_cpus, num_gpus: of one engine. num_engines: engines side by side, each with the whole model.
-        num_retrievers: processes that choose personas.
-        max_model_length: tokens of a prompt (with its examples and the passage) and its answer.
-        max_error_share: share of the rows for which the engine may fail or answer unreadably.
+        options: the fields of `settings.Settings` and of `writer.Hardware`.
 
     Returns:
         rows_in (documents), left_out_by_language, rows_out, pairs_<family>, rejected_<reason>, kept_share,
@@ -114,81 +92,37 @@ def synthesise(
         output_tokens_per_second (0 if nothing was left to write).
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: a file or a setting is wrong, or more rows failed than `max_error_share` allows.
     """
-    task = _prepare(
-        split,
-        draws,
-        instructions,
-        prompts,
-        personas,
-        prompt_version,
-        persona_version,
-        passage_characters,
-        seed,
-    )
+    settings, hardware = read_options(options, Hardware)
+    task = _prepare(split, settings, llm)
     _check_chat_template(writer)
-    hardware = Hardware(num_cpus, num_gpus, num_engines, dtype, max_model_length)
-    sampling = Sampling(temperature, top_p, frequency_penalty, max_tokens, seed)
 
     def ask(requests: Dataset, ledger: ActorHandle) -> Dataset:
         return ask_cluster(
             requests,
             model=writer.path() if writer.is_local else writer.uri,
             prompts=task.prompts,
-            sampling=sampling,
+            sampling=settings.sampling,
             hardware=hardware,
             chat_template_arguments=chat_template_arguments or {},
             ledger=ledger,
             state=state,
         )
 
-    return _run(
-        task,
-        ask,
-        num_engines,
-        llm,
-        prompt_version,
-        retriever,
-        num_retrievers,
-        max_error_share,
-        output,
-        monitor,
-        state,
-    )
+    return _run(task, ask, hardware.num_engines, retriever, output, monitor, state)
 
 
 def synthesise_at_endpoint(
     *,
     split: Folder,
     llm: str,
-    draws: dict[str, Any],
-    instructions: dict[str, str],
-    prompt_version: str,
-    persona_version: str,
-    passage_characters: int,
-    temperature: float,
-    top_p: float,
-    frequency_penalty: float,
-    max_tokens: int,
-    response_format: ResponseFormat,
-    seed_rows: bool,
-    seed: int,
-    extra_body: dict[str, Any] | None = None,
-    base_url: str,
     output: Folder,
     monitor: Monitor,
     state: Folder,
     retriever: Folder | None = None,
-    prompts: str | None = None,
-    personas: str | None = None,
-    key_variable: str | None = None,
-    requests_per_minute: float | None = None,
-    concurrency: int = 16,
-    num_retrievers: int = 1,
-    timeout_seconds: float = 120.0,
-    retries: int = 5,
-    max_error_share: float = 0.2,
+    **options: Any,
 ) -> dict[str, float]:
     """As `synthesise`, by a model behind an OpenAI-compatible endpoint.
 
@@ -197,100 +131,72 @@ def synthesise_at_endpoint(
 
     Args:
         llm: the model's name at the endpoint; the pairs carry it.
-        base_url, key_variable, response_format, seed_rows, extra_body, requests_per_minute, concurrency,
-            timeout_seconds, retries: see `Endpoint`.
+        options: the fields of `settings.Settings` and of `endpoint.Endpoint`.
 
     Returns: as `synthesise`.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: a file or a setting is wrong, the key is not set, the endpoint refuses every request, or
             more rows failed than `max_error_share` allows.
     """
-    task = _prepare(
-        split,
-        draws,
-        instructions,
-        prompts,
-        personas,
-        prompt_version,
-        persona_version,
-        passage_characters,
-        seed,
-    )
-    endpoint = Endpoint(
-        base_url=base_url,
-        model=llm,
-        key_variable=key_variable,
-        response_format=response_format,
-        seed_rows=seed_rows,
-        extra_body=extra_body or {},
-        requests_per_minute=requests_per_minute,
-        concurrency=concurrency,
-        timeout_seconds=timeout_seconds,
-        retries=retries,
-    )
+    settings, endpoint = read_options(options, Endpoint, model=llm)
+    task = _prepare(split, settings, llm)
     endpoint.key()
-    sampling = Sampling(temperature, top_p, frequency_penalty, max_tokens, seed)
 
     def ask(requests: Dataset, ledger: ActorHandle) -> Dataset:
         return ask_endpoint(
             requests,
             endpoint=endpoint,
             prompts=task.prompts,
-            sampling=sampling,
+            sampling=settings.sampling,
             ledger=ledger,
             state=state,
         )
 
-    return _run(
-        task, ask, 1, llm, prompt_version, retriever, num_retrievers, max_error_share, output, monitor, state
-    )
+    return _run(task, ask, 1, retriever, output, monitor, state)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be written, whoever writes it. `rates`: the share used of the documents of each language."""
+    """What is to be written, whoever writes it, with all files read.
+
+    Attributes:
+        documents, used: there are, and are written about.
+        rates: the share used of the documents of each language.
+    """
 
     split: Folder
+    settings: Settings
+    llm: str
     prompts: Prompts
     personas: list[str]
     draws: Draws
-    instructions: dict[str, str]
-    passage_characters: int
-    seed: int
     documents: int
     used: int
     rates: dict[str, float]
 
 
-def _prepare(
-    split: Folder,
-    draws: dict[str, Any],
-    instructions: dict[str, str],
-    prompts: str | None,
-    personas: str | None,
-    prompt_version: str,
-    persona_version: str,
-    passage_characters: int,
-    seed: int,
-) -> _Task:
+def _prepare(split: Folder, settings: Settings, llm: str) -> _Task:
     """Read and check all that can be wrong before anything is started."""
-    shown = load_prompts(prompts)
-    characters = load_personas(personas)
-    _check_version("synthesis.prompts", prompts, prompt_version, version_of_prompts(prompts))
-    _check_version("synthesis.personas", personas, persona_version, personas_version(personas))
-    asked = check_draws(draws, shown)
+    prompts, personas = load_prompts(settings.prompts), load_personas(settings.personas)
+    for field, path, planned, found in (
+        ("prompts", settings.prompts, settings.prompt_version, prompt_version(settings.prompts)),
+        ("personas", settings.personas, settings.persona_version, personas_version(settings.personas)),
+    ):
+        if planned != found:
+            raise ValueError(
+                f"{field}: the file {path or 'of the project'} has changed since the plan was made "
+                f"(version {planned} then, {found} now); submit again"
+            )
+    draws = check_draws(settings.draws, prompts)
     documents, languages = _survey(split)
-    rates = keep_rates(languages, asked.corpus_languages)
-    used = sum(
-        is_kept(document_id, seed, rates.get(language, 0.0)) for document_id, language in _read_ids(split)
-    )
-    return _Task(
-        split, shown, characters, asked, instructions, passage_characters, seed, documents, used, rates
-    )
+    rates = keep_rates(languages, draws.corpus_languages)
+    used = sum(is_kept(key, settings.seed, rates.get(language, 0.0)) for key, language in _read_ids(split))
+    return _Task(split, settings, llm, prompts, personas, draws, documents, used, rates)
 
 
-def check_draws(draws: dict[str, Any], prompts: Prompts) -> Draws:
+def check_draws(draws: Mapping[str, Any], prompts: Prompts) -> Draws:
     """The distributions, all of whose names the prompt file knows. Raises ValueError for the first mistake."""
     try:
         asked = Draws.model_validate(draws)
@@ -318,11 +224,7 @@ def _run(
     task: _Task,
     ask: Callable[[Dataset, ActorHandle], Dataset],
     num_engines: int,
-    llm: str,
-    prompt_version: str,
     retriever: Folder | None,
-    num_retrievers: int,
-    max_error_share: float,
     output: Folder,
     monitor: Monitor,
     state: Folder,
@@ -331,25 +233,16 @@ def _run(
     finished = read_finished(state)
     facts = {"engine_start_seconds": 0.0, "rows_per_second": 0.0, "output_tokens_per_second": 0.0}
     if len(finished.digests_N) < task.used:
-        most_errors = math.floor(max_error_share * task.used) - finished.failed
+        most_errors = math.floor(task.settings.max_error_share * task.used) - finished.failed
         ledger = new_ledger(most_errors, num_engines)
         try:
             with watched(ledger, monitor, len(finished.digests_N), task.used), data_context(WAIT_FOR_ENGINE):
-                answered = ask(_requests(task, finished, retriever, num_retrievers), ledger)
+                answered = ask(_requests(task, finished, retriever), ledger)
                 for _ in answered.iter_internal_ref_bundles():
                     pass
         except Exception as error:
-            book = read_book(ledger)
-            end_engines(ledger)
-            if book.stopped:
-                raise ValueError(book.stopped) from error
-            if book.errors > most_errors:
-                ask_failures_again(state)
-                kinds = ", ".join(f"{fault} {count}" for fault, count in book.faults.most_common())
-                raise ValueError(
-                    f"the writer failed for {book.errors + finished.failed} of {task.used} rows ({kinds}), more "
-                    f"than max_error_share = {max_error_share} allows; the last one: {book.last_error}"
-                ) from error
+            with contextlib.suppress(RayActorError):  # a ledger that died too knows nothing better
+                _explain(error, ledger, task, finished.failed, most_errors, state)
             raise
         facts = read_book(ledger).speed()
     with data_context(WAIT_FOR_ENGINE):
@@ -358,7 +251,7 @@ def _run(
             output,
             task.prompts,
             task.draws.longest_words,
-            Provenance(llm, prompt_version, task.instructions),
+            Provenance(task.llm, task.settings.prompt_version, task.settings.instructions),
         )
     rows_out = collected.families.total()
     return {
@@ -374,14 +267,30 @@ def _run(
     }
 
 
-def _requests(task: _Task, finished: Finished, retriever: Folder | None, num_retrievers: int) -> Dataset:
+def _explain(
+    error: Exception, ledger: ActorHandle, task: _Task, failed_before: int, most_errors: int, state: Folder
+) -> None:
+    """End the engines of a step that failed. Raises ValueError if the ledger knows why it did."""
+    book = read_book(ledger)
+    end_engines(ledger)
+    if book.stopped:
+        raise ValueError(book.stopped) from error
+    if book.errors > most_errors:
+        ask_failures_again(state)
+        kinds = ", ".join(f"{fault} {count}" for fault, count in book.faults.most_common())
+        raise ValueError(
+            f"the writer failed for {book.errors + failed_before} of {task.used} rows ({kinds}), more than "
+            f"max_error_share = {task.settings.max_error_share} allows; the last one: {book.last_error}"
+        ) from error
+
+
+def _requests(task: _Task, finished: Finished, retriever: Folder | None) -> Dataset:
     """The rows that are still to be asked for."""
-    held = ray.put(finished)
+    held, seed = ray.put(finished), task.settings.seed
+    characters = task.settings.passage_characters
 
     def request(batch: pa.Table) -> pa.Table:
-        return make_requests(
-            batch, task.prompts, task.draws, task.rates, ray.get(held), task.passage_characters, task.seed
-        )
+        return make_requests(batch, task.prompts, task.draws, task.rates, ray.get(held), characters, seed)
 
     documents = ray.data.read_parquet(
         task.split.path(SOURCE), filesystem=arrow_filesystem(task.split), columns=_COLUMNS, num_cpus=0
@@ -392,10 +301,10 @@ def _requests(task: _Task, finished: Finished, retriever: Folder | None, num_ret
         return requests
     return requests.map_batches(
         PersonaSearch,
-        fn_constructor_args=(task.personas, retriever, task.seed),
+        fn_constructor_args=(task.personas, retriever, seed),
         batch_size=ROWS_PER_BLOCK,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=num_retrievers),
+        compute=ActorPoolStrategy(size=task.settings.num_retrievers),
         num_cpus=0,
     )
 
@@ -427,14 +336,6 @@ def _read_ids(split: Folder) -> Iterator[tuple[str, str]]:
             yield from zip(
                 *(batch.column(name).to_pylist() for name in ("document_id", "language")), strict=True
             )
-
-
-def _check_version(field: str, path: str | None, planned: str, found: str) -> None:
-    if planned != found:
-        raise ValueError(
-            f"{field}: the file {path or 'of the project'} has changed since the plan was made "
-            f"(version {planned} then, {found} now); submit again"
-        )
 
 
 def _check_chat_template(writer: Folder) -> None:

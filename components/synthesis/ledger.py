@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from components.monitor import Monitor
 from components.synthesis.answers import WRITE_EVERY, AnswerLog
@@ -123,12 +124,16 @@ def end_engines(ledger: ActorHandle) -> None:
 
 @contextlib.contextmanager
 def watched(ledger: ActorHandle, monitor: Monitor, done: int, total: int) -> Iterator[None]:
-    """Report the ledger to the monitor while the block runs; `done` of `total` rows stood there before."""
+    """Report the ledger to the monitor while the block runs; `done` of `total` rows stood there before.
+
+    A ledger that has died is no longer reported: what killed it ends the block, in its own words.
+    """
     over = threading.Event()
 
     def report() -> None:
-        while not over.wait(TICK):
-            tell()
+        with contextlib.suppress(RayActorError):
+            while not over.wait(TICK):
+                tell()
 
     def tell() -> None:
         book = read_book(ledger)
@@ -144,7 +149,8 @@ def watched(ledger: ActorHandle, monitor: Monitor, done: int, total: int) -> Ite
     finally:
         over.set()
         watcher.join()
-        tell()
+        with contextlib.suppress(RayActorError):
+            tell()
 
 
 class ErrorShareExceededError(Exception):

@@ -28,7 +28,7 @@ from components.synthesis.answers import ID, AnswerLog
 from components.synthesis.conversation import Call, Reply, converse
 from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
-from components.synthesis.sampling import Sampling
+from components.synthesis.settings import Sampling
 
 ENGINE_STAGE = "vLLMEngineStage"
 ROWS_IN_FLIGHT = {"gpu": 512, "cpu": 32}
@@ -36,7 +36,7 @@ ROWS_IN_FLIGHT = {"gpu": 512, "cpu": 32}
 ROWS_PER_BATCH = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hardware:
     """Where an engine runs and what it may use.
 
@@ -45,14 +45,14 @@ class Hardware:
             Without a GPU `num_cpus` is also its number of threads.
         num_engines: engines side by side, each with the whole model.
         dtype: of the weights, as vLLM names it.
-        max_model_length: tokens of prompt and answer together.
+        max_model_length: tokens of a prompt (with its examples and the passage) and its answer.
     """
 
-    num_cpus: float
-    num_gpus: int
-    num_engines: int
+    num_cpus: float = 1
+    num_gpus: int = 0
+    num_engines: int = 1
     dtype: str
-    max_model_length: int
+    max_model_length: int = 2560
 
 
 class RowStage(vLLMEngineStageUDF):

@@ -59,6 +59,7 @@ class WorkerBatch:
         negative_rows: int64 [M], which of the B rows a negative belongs to, ascending.
         known_positives: for each of the B rows identities of documents that answer its query besides its own
             positive.
+        scores: float32 [B], of query and positive; NaN where there is none.
         global_tokens: tokens of the global batch, over all workers.
     """
 
@@ -68,6 +69,7 @@ class WorkerBatch:
     identities: np.ndarray
     negative_rows: np.ndarray
     known_positives: Ragged
+    scores: np.ndarray
     global_tokens: int
 
     def __len__(self) -> int:

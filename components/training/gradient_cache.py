@@ -96,15 +96,19 @@ def backward_all(
         gradients: at the vectors of each micro-batch.
     """
     for number, (first, gradient_BD) in enumerate(zip(encoded, gradients, strict=True)):
-        last = number == len(encoded) - 1
-        model.set_is_last_backward(last)
-        model.set_requires_gradient_sync(last or gradient_sync == "micro_batch")
-        model.set_reshard_after_backward(last or gradient_sync == "micro_batch")
+        announce_backward(model, number == len(encoded) - 1, gradient_sync)
         vector_BD = first.vector_BD
         if not vector_BD.requires_grad:
             with _drawing_from(first.random_state, gradient_BD.device):
                 vector_BD = encode(number)
         vector_BD.backward(gradient_BD)
+
+
+def announce_backward(model: FSDPModule, last: bool, gradient_sync: GradientSync) -> None:
+    """Tell FSDP what the next backward is: the last one of a step reduces gradients and gives weights back."""
+    model.set_is_last_backward(last)
+    model.set_requires_gradient_sync(last or gradient_sync == "micro_batch")
+    model.set_reshard_after_backward(last or gradient_sync == "micro_batch")
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from components.model.backbone import load_backbone
-from components.model.embedder import DTYPES, Embedder
-from components.model.export import save_model
+from components.model.embedder import DTYPES
 from components.monitor import Monitor
+from components.objective.judging import Judging
 from components.storage import Folder
 from components.training.checkpoint import load_state, save_state, saved_step
+from components.training.collectives import sum_over_workers
 from components.training.flops import matrix_product_rate
-from components.training.lora import Lora, merged_weights
 from components.training.memory import keep_freed_memory
+from components.training.reranker_trainee import make_reranker_trainee
 from components.training.settings import StageExecution, StageSettings
 from components.training.sharding import full_weights
-from components.training.stream import pair_ids, stream_batches
-from components.training.trainee import compute_gradients, make_trainee, update_weights
+from components.training.stream import pair_ids
+from components.training.trainee import Trainee, compute_gradients, make_embedder_trainee, update_weights
 
 SaveCheckpoint = Callable[[int, Callable[[Path], Future[None]]], Future[None]]
 """Called by all workers after the same step, with the number of finished steps and a function that begins to
@@ -81,11 +81,10 @@ def run_steps(
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A guard against reading such memory, paid for in time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    rank, workers = dist.get_rank(group), dist.get_world_size(group)
-    with execution.model.local() as directory:
-        embedder = Embedder.load(directory, device=execution.device)
-    device = embedder.device
-    trainee = make_trainee(embedder, settings, execution, group)
+    rank = dist.get_rank(group)
+    make = make_reranker_trainee if isinstance(settings.objective, Judging) else make_embedder_trainee
+    trainee = make(settings, execution, group)
+    device = torch.device(execution.device)
     possible_flops = matrix_product_rate(DTYPES[settings.precision], device, group)
     # Checkpoints are agreed on in a thread of their own, which must not talk in between the training's words.
     checkpoint_group = dist.new_group(dist.get_process_group_ranks(group), backend="gloo")
@@ -93,17 +92,17 @@ def run_steps(
     start = 0
     if resume_from is not None:
         start = saved_step(resume_from, settings.digest())
-        load_state(embedder, trainee.optimizer, resume_from)
+        load_state(trainee.model, trainee.optimizer, resume_from)
 
     report: dict[str, float] = {}
     saving: Future[None] | None = None
     last_checkpoint = time.monotonic()
-    stream = stream_batches(execution.batches, start * settings.accumulate_steps, rank, workers)
+    stream = trainee.stream(start * settings.accumulate_steps)
     for step in range(start, settings.steps):
         began, done = time.monotonic(), step + 1
         batches = list(islice(stream, settings.accumulate_steps))
         waited = time.monotonic() - began
-        statistics = compute_gradients(trainee, batches, step, settings, execution, group)
+        statistics = compute_gradients(trainee, batches, step, settings, group)
         for what in ("loss", "gradient_norm"):
             if not math.isfinite(statistics[what]):
                 first = step * settings.accumulate_steps
@@ -111,7 +110,8 @@ def run_steps(
                 failed = [pair_id for number in numbers for pair_id in pair_ids(execution.batches, number)]
                 raise DivergenceError(done, f"the {what.replace('_', ' ')}", failed)
         learning_rate = update_weights(trainee, step, settings)
-        needed_flops = _sum(sum(trainee.flops.of(batch.tokens.lengths) for batch in batches), device, group)
+        own_flops = sum(trainee.flops.of(batch.tokens.lengths) for batch in batches)
+        needed_flops = sum_over_workers(own_flops, device, group)
 
         seconds = time.monotonic() - began
         del statistics["rows"]  # the batch size, every time
@@ -128,22 +128,16 @@ def run_steps(
         if rank == 0:
             _tell(report, done, settings.steps, monitor, execution.history)
         if done in settings.export_steps:
-            _export(embedder, settings.lora, execution, export_name(done), rank)
+            _export(trainee, execution, export_name(done), rank)
         if done < settings.steps and _agreed(time.monotonic() - last_checkpoint, execution, group):
             if saving is not None:
                 saving.result()  # one at a time: each holds a copy of the state
             save = partial(
-                save_state, embedder, trainee.optimizer, done, settings.digest(), group=checkpoint_group
+                save_state, trainee.model, trainee.optimizer, done, settings.digest(), group=checkpoint_group
             )
             saving = save_checkpoint(done, save)
             last_checkpoint = time.monotonic()
     return report
-
-
-def _sum(value: float, device: torch.device, group: dist.ProcessGroup) -> float:
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(total, group=group)
-    return float(total)
 
 
 def _tell(report: dict[str, float], done: int, steps: int, monitor: Monitor, history: Folder) -> None:
@@ -160,20 +154,13 @@ def _agreed(elapsed: float, execution: StageExecution, group: dist.ProcessGroup)
     return bool(due)
 
 
-def _export(embedder: Embedder, lora: Lora | None, execution: StageExecution, name: str, rank: int) -> None:
+def _export(trainee: Trainee, execution: StageExecution, name: str, rank: int) -> None:
     """Write the present weights as a model directory, adapters merged. A collective; rank 0 writes."""
-    weights = full_weights(embedder)
+    weights = full_weights(trainee.kept)
     if rank != 0:
         return
-    prefix = "backbone."
-    backbone = {
-        name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
-    }
-    if lora is not None:
-        with execution.model.local() as directory:
-            backbone = merged_weights(load_backbone(directory), lora, backbone)
     target = execution.exports / name
     target.delete()
     with target.writable() as directory:
-        save_model(directory, embedder.backbone.config, backbone, embedder.spec, embedder.tokenizer)
+        trainee.save(directory, weights)
     execution.exports.write(f"{name}{WHOLE}", b"")

@@ -13,13 +13,12 @@ from components.corpus.tables import TableWriter, count_rows, read_batches
 from components.monitor import Monitor
 from components.storage import Folder
 from components.training.identities import number_identities
-from components.training.tokens import TOKENISED, TRAINED_ON, Digests, PairTokenizer
+from components.training.tokens import Digests, Tokeniser
 
 READ_ROWS = 4096
 """Rows that are read, tokenised and handed on at a time."""
 PAIRS = "pairs.parquet"
 REJECTED = "rejected/rejected.parquet"
-REJECTED_ROWS = pa.schema([*TRAINED_ON, pa.field("reason", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ class PairIndex:
 
 
 def index_pairs(
-    sources: Sequence[Folder], tokenizer: PairTokenizer, spool: Path, output: Folder, monitor: Monitor
+    sources: Sequence[Folder], tokenizer: Tokeniser, spool: Path, output: Folder, monitor: Monitor
 ) -> PairIndex:
     """Tokenise the `pairs.parquet` of each source, one after the other.
 
     Args:
-        spool: takes the token ids, TOKENISED, of the rows of the index in their order.
+        spool: takes the token ids, in the tokenizer's schema, of the rows of the index in their order.
         output: takes `rejected/rejected.parquet`, if there is such a row.
 
     Raises:
@@ -64,11 +63,12 @@ def index_pairs(
     task, tokens, negatives, digests = [], [], [], []
     rejected: Counter[str] = Counter()
     total = sum(count_rows(folder, PAIRS) for folder in sources)
-    with TableWriter(output, REJECTED, REJECTED_ROWS) as turned_away:
+    rejected_rows = pa.schema([*tokenizer.reads, pa.field("reason", pa.string())])
+    with TableWriter(output, REJECTED, rejected_rows) as turned_away:
 
         def tokenised() -> Iterator[pa.Table]:
             done = 0
-            for piece in _pieces(sources):
+            for piece in _pieces(sources, tokenizer.reads.names):
                 pairs = tokenizer(piece)
                 task.append(
                     np.array([numbers.setdefault(name, len(numbers)) for name in pairs.tasks], dtype=np.int64)
@@ -83,7 +83,7 @@ def index_pairs(
                 monitor.progress(done, total, "pairs")
                 yield pairs.rows
 
-        write_spool(spool, TOKENISED, tokenised())
+        write_spool(spool, tokenizer.schema, tokenised())
     if not numbers:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(rejected.items()))
         raise ValueError(
@@ -110,6 +110,6 @@ def index_pairs(
     )
 
 
-def _pieces(sources: Sequence[Folder]) -> Iterator[pa.Table]:
+def _pieces(sources: Sequence[Folder], columns: Sequence[str]) -> Iterator[pa.Table]:
     for folder in sources:
-        yield from read_batches(folder, PAIRS, TRAINED_ON.names, READ_ROWS)
+        yield from read_batches(folder, PAIRS, columns, READ_ROWS)

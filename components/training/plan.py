@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from components.training.identities import Answers
 from components.training.pair_index import PairIndex, index_pairs
 from components.training.plan_folder import ANSWERS, BATCHES, PLAN, STEPS, BatchPlan
 from components.training.shards import write_shards
-from components.training.tokens import PairTokenizer, encoding_digest
+from components.training.tokens import PairTokenizer, Tokeniser, encoding_digest
 
 GROUP_NUMBERS = 1_000_000
 """Numbers of rows in a row group of the plan."""
@@ -52,6 +52,7 @@ def plan_batches(
     negatives_per_query: int = 0,
     query_length: int | None = None,
     document_length: int | None = None,
+    document_instructions: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
     """Tokenise pairs once and plan every global batch of a training stage (`plan_folder.py` says the files).
@@ -72,6 +73,8 @@ def plan_batches(
         negatives_per_query: the first so many hard negatives of a row are taken; a row may have fewer.
         query_length, document_length: tokens of the longest text, end token included; None: those of the
             model's EncodingSpec.
+        document_instructions: for a task what its documents are told, where the model's document template has
+            a place for it; the query side is told by each pair.
         seed: of all that is drawn, 0 or more.
 
     Returns:
@@ -84,27 +87,85 @@ def plan_batches(
         ValueError: an argument out of range, no pairs, a task that fills no batch, a malformed pair, or a
             template that leaves no room for text.
     """
-    _check(batch_size, epochs, steps, seed)
+    if batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size}; in-batch negatives need at least 2 rows")
+    length = PlanLength(batch_size, epochs, steps, task_weights, keep_last, seed)
     with model.local() as directory:
-        tokenizer = PairTokenizer(directory, negatives_per_query, query_length, document_length)
+        tokenizer = PairTokenizer(
+            directory, negatives_per_query, query_length, document_length, document_instructions
+        )
         encoding = encoding_digest(directory)
     sources = [folder for folder in (pairs, extra_pairs) if folder is not None]
+    numbers = plan_rows(sources, tokenizer, encoding, length, output, monitor)[1]
+    monitor.metrics(numbers)
+    return numbers
+
+
+@dataclass(frozen=True)
+class PlanLength:
+    """How rows become batches: as the arguments of `plan_batches`.
+
+    Raises:
+        ValueError: a value that cannot be used.
+    """
+
+    batch_size: int
+    epochs: float | None
+    steps: int | None
+    task_weights: Mapping[str, float] | None
+    keep_last: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        epochs, steps = self.epochs, self.steps
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"give epochs or steps, exactly one of them; epochs is {epochs}, steps is {steps}"
+            )
+        if not (epochs if steps is None else steps) > 0:  # type: ignore[operator]
+            raise ValueError(f"epochs or steps must be above 0; epochs is {epochs}, steps is {steps}")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be 0 or more")
+
+
+def plan_rows(
+    sources: Sequence[Folder],
+    tokenizer: Tokeniser,
+    encoding: str,
+    length: PlanLength,
+    output: Folder,
+    monitor: Monitor,
+) -> tuple[PairIndex, dict[str, float]]:
+    """Tokenise the `pairs.parquet` of each source and write the plan.
+
+    Args:
+        encoding: digest of what the tokens depend on.
+
+    Returns:
+        what is known of the rows, and the numbers of `plan_batches`.
+
+    Raises:
+        ValueError: as `plan_batches`.
+    """
+    batch_size, keep_last, seed, steps = length.batch_size, length.keep_last, length.seed, length.steps
     beside = Path(output.path()) if output.is_local else None
     if beside:
         beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".scratch-", dir=beside) as scratch:
         spool = Path(scratch) / "tokenised.arrows"
         index = index_pairs(sources, tokenizer, spool, output, monitor)
-        weights = _weights(task_weights, index.tasks)
+        weights = _weights(length.task_weights, index.tasks)
         layout = _lay_out(index, batch_size, keep_last, seed)
-        content = write_shards(spool, index, layout.order, layout.shard_starts, Path(scratch), output)
+        content = write_shards(
+            spool, tokenizer.schema, index, layout.order, layout.shard_starts, Path(scratch), output
+        )
     answers = Answers.of(index.query_R, index.positive_R)
     output.write_table(ANSWERS, pa.table({"query": answers.queries, "positive": answers.positives}))
 
     per_epoch = sum(task.per_pass for task in layout.tasks)
     if steps is None:
-        assert epochs is not None
-        steps = max(1, round(epochs * per_epoch))
+        assert length.epochs is not None
+        steps = max(1, round(length.epochs * per_epoch))
     drawn = itertools.islice(_drawn(layout, weights, batch_size, keep_last, seed), steps)
     written = _write_steps(drawn, index, layout, batch_size, output)
     plan = BatchPlan(
@@ -131,19 +192,7 @@ def plan_batches(
         "rows_beside_their_like": written.beside_their_like,
         "tokens": written.tokens,
     }
-    monitor.metrics(numbers)
-    return {name: float(value) for name, value in numbers.items()}
-
-
-def _check(batch_size: int, epochs: float | None, steps: int | None, seed: int) -> None:
-    if batch_size < 2:
-        raise ValueError(f"batch_size is {batch_size}; in-batch negatives need at least 2 rows")
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"give epochs or steps, exactly one of them; epochs is {epochs}, steps is {steps}")
-    if not (epochs if steps is None else steps) > 0:  # type: ignore[operator]
-        raise ValueError(f"epochs or steps must be above 0; epochs is {epochs}, steps is {steps}")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more")
+    return index, {name: float(value) for name, value in numbers.items()}
 
 
 def _weights(by_task: Mapping[str, float] | None, tasks: list[str]) -> list[float] | None:

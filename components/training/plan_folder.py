@@ -2,7 +2,7 @@
 
 plan.json             BatchPlan, written last
 batches.parquet       BATCHES: one row a step, in order
-tokens/000000.parquet TOKENS: the rows that the steps name, numbered through from shard to shard
+tokens/000000.parquet the rows that the steps name, numbered through from shard to shard: token ids, IDENTITIES
 answers.parquet       ANSWERS: queries with several positives, and what those are
 rejected/             rows that cannot be trained on, with their reason
 """
@@ -17,15 +17,13 @@ import pyarrow.parquet as pq
 
 from components.storage import Folder
 from components.training.identities import Answers
-from components.training.tokens import TOKENISED
 
 PLAN = "plan.json"
 STEPS = "batches.parquet"
 ANSWERS = "answers.parquet"
 
-TOKENS = pa.schema(
+IDENTITIES = pa.schema(
     [
-        *TOKENISED,
         pa.field("query_identity", pa.int64(), nullable=False),
         pa.field("positive_identity", pa.int64(), nullable=False),
         pa.field("negative_identities", pa.list_(pa.int64()), nullable=False),
@@ -47,7 +45,7 @@ class BatchPlan:
 
     Attributes:
         fingerprint: of the batches and the tokens in them; with a step it says how far a training is.
-        encoding: `tokens.encoding_digest` of the model whose tokenizer and templates the tokens are of.
+        encoding: digest of the tokenizer and the templates that the tokens are of.
         steps: batches in all.
         steps_per_epoch: of these, those of one epoch.
         smallest_batch: rows of the smallest batch.

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from components.corpus.spool import read_spool, reordered
 from components.storage import Folder
 from components.training.pair_index import PairIndex
-from components.training.plan_folder import TOKENS, shard_name
+from components.training.plan_folder import IDENTITIES, shard_name
 
 SORTED_ROWS = 32768
 """Rows that are sorted in memory at a time, or more where there would be over MOST_PARTS parts."""
@@ -20,12 +20,19 @@ MOST_PARTS = 256
 
 
 def write_shards(
-    spool: Path, index: PairIndex, order: np.ndarray, starts: Sequence[int], scratch: Path, output: Folder
+    spool: Path,
+    schema: pa.Schema,
+    index: PairIndex,
+    order: np.ndarray,
+    starts: Sequence[int],
+    scratch: Path,
+    output: Folder,
 ) -> str:
-    """Write TOKENS, a file for each of `starts`.
+    """Write the rows with their IDENTITIES, a file for each of `starts`.
 
     Args:
         spool: what `index_pairs` wrote.
+        schema: of the rows there.
         order: int64 [rows], number in the index of the row that comes first, second, ...
         starts: number, in the new order, of the first row of each shard.
         scratch: directory for files on the way; as large as the tokens.
@@ -39,7 +46,8 @@ def write_shards(
     parts = _parts(starts, len(order))
     written = hashlib.sha256()
     shard = 0
-    rows = reordered(_with_identities(read_spool(spool), index), TOKENS, place, parts, scratch)
+    whole = pa.schema([*schema, *IDENTITIES])
+    rows = reordered(_with_identities(read_spool(spool), index, whole), whole, place, parts, scratch)
     for first, part in zip(parts, rows, strict=True):
         while shard < len(starts) and ends[shard] <= first + part.num_rows:
             table = part.slice(starts[shard] - first, ends[shard] - starts[shard])
@@ -62,7 +70,7 @@ def _parts(starts: Sequence[int], rows: int) -> list[int]:
     return parts
 
 
-def _with_identities(tables: Iterator[pa.Table], index: PairIndex) -> Iterator[pa.Table]:
+def _with_identities(tables: Iterator[pa.Table], index: PairIndex, schema: pa.Schema) -> Iterator[pa.Table]:
     first = np.concatenate([[0], np.cumsum(index.negatives_R)])
     row = 0
     for table in tables:
@@ -76,6 +84,6 @@ def _with_identities(tables: Iterator[pa.Table], index: PairIndex) -> Iterator[p
                 pa.array(index.positive_R[row:until]),
                 pa.ListArray.from_arrays(offsets, negatives),
             ],
-            schema=TOKENS,
+            schema=schema,
         )
         row = until

@@ -3,15 +3,16 @@
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.train
+import torch
 import torch.distributed as dist
 from ray.train import (
     Checkpoint,
@@ -24,17 +25,16 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.monitor import Monitor
-from components.objective.objective import objective_from
+from components.objective.judging import Judging
+from components.objective.kinds import AnyObjective, Classification, Regression, any_objective_from
+from components.objective.pairs import check_scores
 from components.storage import Folder
-from components.training.gradient_cache import GradientSync
 from components.training.loop import DivergenceError, export_name, run_steps
-from components.training.lora import Lora
+from components.training.micro_batches import MicroBatching
 from components.training.plan_folder import read_plan
-from components.training.prepare import Trainable
-from components.training.schedule import Schedule, export_steps
-from components.training.settings import StageExecution, StageSettings
-from components.training.sharding import Precision
-from components.training.step import MicroBatching
+from components.training.schedule import export_steps
+from components.training.settings import Resources, StageExecution, StageSettings, read_options
+from components.training.stream import planned_scores
 from components.training.tokens import encoding_digest
 
 FINISHED = "finished.json"
@@ -46,34 +46,14 @@ def train_stage(
     batches: Folder,
     model: Folder,
     objective: dict[str, Any],
-    learning_rate: float,
     output: Folder,
     monitor: Monitor,
     state: Folder,
-    warmup_share: float = 0.1,
-    schedule: Schedule = "linear",
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] | list[float] = (0.9, 0.999),
-    max_gradient_norm: float = 1.0,
-    dropout: float | None = None,
-    trainable: Trainable = "all",
-    lora: dict[str, Any] | None = None,
-    accumulate_steps: int = 1,
-    precision: Precision = "bfloat16",
-    seed: int = 0,
     checkpoints: int = 0,
     checkpoints_from: float = 0.5,
-    num_workers: int = 2,
-    cpus_per_worker: int = 1,
-    use_gpu: bool = False,
-    micro_batch_tokens: int = 2048,
-    graph_tokens: int = 16384,
-    gradient_sync: GradientSync = "micro_batch",
-    activation_checkpointing: bool = False,
-    checkpoint_every_s: float = 60.0,
-    max_failures: int = 3,
+    **options: Any,
 ) -> dict[str, float]:
-    """Train an embedding model on planned batches by Eq. 1 over `num_workers` Ray Train workers with FSDP2.
+    """Train an embedding model on planned batches over Ray Train workers with FSDP2.
 
     Called again with the same `state` after its process died, it goes on from the last checkpoint there and
     ends, on the same number of workers, in the same bits as if it had not died.
@@ -81,79 +61,83 @@ def train_stage(
     Args:
         batches: what `plan_batches` wrote.
         model: the model directory to start from.
-        objective: fields of `components.objective.contrastive.Objective`, and `preset`.
-        learning_rate, warmup_share, schedule: peak, share of the steps that rise to it, and what follows.
-        dropout: in the backbone; None leaves what the model's config says.
-        trainable: `all`, or `without_embeddings`: the embedding tables stay as they are.
-        lora: fields of `components.training.lora.Lora`: adapters are trained and nothing else, and merged into
-            what is exported.
-        accumulate_steps: batches whose mean gradient an optimizer step takes, each with its own negatives.
-        precision: of the computation; weights, gradients' reduction and optimizer state are float32.
+        objective: what it is trained by (`components.objective.kinds`): a `kind` and its fields; without one those of
+            `components.objective.objective.Objective`, and `preset`. `reconstruction` pre-trains on the positives
+            of the pairs alone.
         checkpoints, checkpoints_from: how many sets of weights are kept for the merge, evenly spread over
             what follows the share `checkpoints_from` of the steps, the last one at the end.
         output: takes `model/`, for each kept set of weights `checkpoints/step-000123/`, and `history.parquet`
             (what each step reported).
         state: what must outlive this call: checkpoints, kept weights.
-        num_workers, cpus_per_worker, use_gpu: workers of the group; a GPU each with `use_gpu`.
-        micro_batch_tokens: most tokens in one forward, padding included.
-        graph_tokens: most tokens, padding included, whose graph a worker keeps from encoding to backward; what
-            a global batch has above that is encoded twice (`gradient_cache`).
-        gradient_sync: `micro_batch` keeps weights and gradients sharded, `step` talks less between workers.
-        activation_checkpointing: keep blocks' inputs alone and compute the blocks again in backward.
-        checkpoint_every_s: seconds between checkpoints, at least; 0 takes one after every step.
-        max_failures: how often workers that died are started again from the last checkpoint.
+        options: the fields of `settings.Hyperparameters` and `settings.Resources`; `learning_rate` must be given.
 
     Returns:
         steps, rows, data_wait_share (of the time of all steps, on the first worker), final_loss.
 
     Raises:
+        TypeError: an option that there is not.
         ValueError: an argument out of range, batches of another tokenizer or with fewer rows than there are
-            workers, more workers than the cluster has, or a loss that is not a number (the pair ids of that
-            batch are then in `failed_batch.json` of `state` and among the artifacts).
+            workers, a score that the objective cannot use, more workers than the cluster has, or a loss that is
+            not a number (the pair ids of that batch are then in `failed_batch.json` of `state` and among the
+            artifacts).
     """
-    reading = objective_from(objective)
-    adapters = Lora(**{**lora, "layers": tuple(lora.get("layers", ()))}) if lora else None
-    if adapters and trainable != "all":
-        raise ValueError("with `lora` nothing but the adapters is trained; leave out `trainable`")
-    plan = read_plan(batches)
-    _check_workers(plan.smallest_batch, num_workers, cpus_per_worker, use_gpu)
-    for name, value, choice in (
-        ("precision", precision, Precision), ("schedule", schedule, Schedule),
-        ("trainable", trainable, Trainable), ("gradient_sync", gradient_sync, GradientSync),
-    ):  # fmt: skip
-        if value not in get_args(choice):
-            raise ValueError(f"{name} is {value!r}; it must be one of {get_args(choice)}")
-    for name, count, least in (
-        ("accumulate_steps", accumulate_steps, 1), ("micro_batch_tokens", micro_batch_tokens, 1),
-        ("graph_tokens", graph_tokens, 0),
-    ):  # fmt: skip
-        if count < least:
-            raise ValueError(f"{name} is {count}; it must be at least {least}")
+    reading = any_objective_from(objective)
+    if isinstance(reading, Classification | Regression):
+        for score_N in planned_scores(batches):
+            check_scores(torch.from_numpy(score_N), reading)
     with model.local() as directory:
-        if encoding_digest(directory) != plan.encoding:
-            raise ValueError(
-                "the batches were tokenised for a model with another tokenizer or other templates; plan them "
-                "with the model that is trained"
-            )
-    steps = math.ceil(plan.steps / accumulate_steps)
+        encoding = encoding_digest(directory)
+    return run_stage(
+        reading, encoding, batches=batches, model=model, output=output, monitor=monitor, state=state,
+        checkpoints=checkpoints, checkpoints_from=checkpoints_from, options=options,
+    )  # fmt: skip
+
+
+def run_stage(
+    objective: AnyObjective | Judging,
+    encoding: str,
+    *,
+    batches: Folder,
+    model: Folder,
+    output: Folder,
+    monitor: Monitor,
+    state: Folder,
+    checkpoints: int,
+    checkpoints_from: float,
+    options: Mapping[str, Any],
+) -> dict[str, float]:
+    """What `train_stage` does, for whatever its objective trains.
+
+    Args:
+        encoding: digest of tokenizer and templates of the model; the plan must be made with the same.
+    """
+    learning, resources = read_options(options)
+    plan = read_plan(batches)
+    _check_workers(plan.smallest_batch, resources)
+    if encoding != plan.encoding:
+        raise ValueError(
+            "the batches were tokenised for a model with another tokenizer or other templates; plan them "
+            "with the model that is trained"
+        )
+    steps = math.ceil(plan.steps / learning.accumulate_steps)
     kept = export_steps(steps, checkpoints, checkpoints_from)
     settings = StageSettings(
-        objective=reading, batches=plan.fingerprint, accumulate_steps=accumulate_steps, steps=steps,
-        learning_rate=learning_rate, warmup_share=warmup_share, schedule=schedule,
-        weight_decay=weight_decay, betas=(betas[0], betas[1]), max_gradient_norm=max_gradient_norm,
-        dropout=dropout, trainable=trainable, lora=adapters, precision=precision, seed=seed,
+        **vars(learning), objective=objective, batches=plan.fingerprint, steps=steps,
         export_steps=tuple(sorted({*kept, steps})),
     )  # fmt: skip
     execution = StageExecution(
         batches=batches, model=model, exports=state / "exports", history=state / "history",
-        micro_batching=MicroBatching(micro_batch_tokens, graph_tokens, gradient_sync),
-        activation_checkpointing=activation_checkpointing,
-        checkpoint_every_s=checkpoint_every_s, threads=cpus_per_worker, device="cuda" if use_gpu else "cpu",
+        micro_batching=MicroBatching(
+            resources.micro_batch_tokens, resources.graph_tokens, resources.gradient_sync
+        ),
+        activation_checkpointing=resources.activation_checkpointing,
+        checkpoint_every_s=resources.checkpoint_every_s, threads=resources.cpus_per_worker,
+        device="cuda" if resources.use_gpu else "cpu",
     )  # fmt: skip
-    monitor.params({"rows": plan.rows, "steps": steps, "workers": num_workers})
+    monitor.params({"rows": plan.rows, "steps": steps, "workers": resources.num_workers})
 
     if not state.exists(FINISHED):
-        _fit(settings, execution, monitor, state, num_workers, cpus_per_worker, use_gpu, max_failures)
+        _fit(settings, execution, monitor, state, resources)
     _deliver(execution.exports, kept, steps, output)
     reports = [json.loads(execution.history.read(name)) for name in execution.history.names("*.json")]
     output.write_table("history.parquet", pa.Table.from_pylist(reports))
@@ -168,18 +152,19 @@ def train_stage(
     }
 
 
-def _check_workers(smallest_batch: int, num_workers: int, cpus_per_worker: int, use_gpu: bool) -> None:
-    if smallest_batch < num_workers:
+def _check_workers(smallest_batch: int, resources: Resources) -> None:
+    workers = resources.num_workers
+    if smallest_batch < workers:
         raise ValueError(
-            f"the smallest batch of the plan has {smallest_batch} rows; {num_workers} workers need one each"
+            f"the smallest batch of the plan has {smallest_batch} rows; {workers} workers need one each"
         )
     if ray.is_initialized():
         have = ray.cluster_resources()
-        wanted = {"CPU": num_workers * cpus_per_worker, "GPU": num_workers if use_gpu else 0}
+        wanted = {"CPU": workers * resources.cpus_per_worker, "GPU": workers if resources.use_gpu else 0}
         for resource, count in wanted.items():
             if have.get(resource, 0) < count:
                 raise ValueError(
-                    f"{num_workers} training workers need {count} {resource}s; the cluster has "
+                    f"{workers} training workers need {count} {resource}s; the cluster has "
                     f"{have.get(resource, 0):g}"
                 )
 
@@ -189,24 +174,21 @@ def _fit(
     execution: StageExecution,
     monitor: Monitor,
     state: Folder,
-    num_workers: int,
-    cpus_per_worker: int,
-    use_gpu: bool,
-    max_failures: int,
+    resources: Resources,
 ) -> None:
-    resources = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if use_gpu else {})
+    of_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": 1.0} if resources.use_gpu else {})
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # V2 hands on what rank 0 returns; the annotation is older
         train_loop_config={"settings": settings, "execution": execution, "monitor": monitor, "state": state},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if resources.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=resources.num_workers, use_gpu=resources.use_gpu, resources_per_worker=of_worker
         ),
         run_config=RunConfig(
             name="train",
             storage_path=state.uri if not state.is_local else str(Path(state.path()).absolute()),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
-            failure_config=FailureConfig(max_failures=max_failures),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
     failure = trainer.fit().return_value  # type: ignore[attr-defined]

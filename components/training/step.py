@@ -1,6 +1,5 @@
 """One global batch on one worker: its texts in micro-batches, their vectors, the loss, the gradients."""
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -8,77 +7,78 @@ import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule
 
 from components.model.embedder import Embedder
-from components.model.tokens import batches_by_length
+from components.objective.batch_loss import BatchLoss
 from components.objective.contrastive import ContrastiveBatch
 from components.objective.distributed import contrastive_loss
+from components.objective.kinds import Classification, Regression
 from components.objective.objective import Objective, for_task
+from components.objective.pairs import PairClassifier, classification_loss, regression_loss, scored_pairs
 from components.training.batch import WorkerBatch
-from components.training.gradient_cache import GradientSync, agree, backward_all, encode_all
-
-
-@dataclass(frozen=True)
-class MicroBatching:
-    """How a worker goes through its part of a global batch. Changes the result by nothing but rounding.
-
-    Attributes:
-        tokens: most tokens of a micro-batch, padding included; a longer text stands alone.
-        graph_tokens: most tokens, padding included, whose graph is kept between the passes; what is above is
-            encoded twice. 0: everything is.
-        gradient_sync: when gradients are reduced over the workers.
-    """
-
-    tokens: int
-    graph_tokens: int
-    gradient_sync: GradientSync
+from components.training.gradient_cache import backward_all, encode_all
+from components.training.micro_batches import MicroBatching, cut
 
 
 def accumulate_gradients(
     embedder: Embedder,
     batch: WorkerBatch,
-    objective: Objective,
+    objective: Objective | Classification | Regression,
     micro_batching: MicroBatching,
     group: dist.ProcessGroup,
     weight: float = 1.0,
-    log_temperature: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Add the gradient of the global batch's loss to that of the parameters; return the loss's statistics.
 
-    `embedder` is sharded by FSDP2, which averages gradients over the workers: hence the factor on the loss.
+    `embedder` is sharded by FSDP2, which averages gradients over the workers: hence the factor on the loss. The
+    gradient of the loss's own parameters is this worker's; that of the others is still to be averaged in.
 
     Args:
         weight: of the batch among those that an optimizer step goes by.
-        log_temperature: a parameter in place of the objective's temperature. Its gradient is this worker's;
-            that of the others is still to be averaged in.
     """
     texts = [ids.tolist() for ids in batch.tokens]
-    own = list(batches_by_length([len(ids) for ids in texts], micro_batching.tokens))
-    idle = own[-1][-1:]  # a worker with less to do than another repeats its shortest text, with gradient zero
-    padded_tokens = [len(positions) * len(texts[positions[0]]) for positions in [*own, idle]]
-    count, graphs = agree(
-        padded_tokens[:-1], padded_tokens[-1], micro_batching.graph_tokens, embedder.device, group
+    micro_batches = cut(
+        [len(ids) for ids in texts], micro_batching, micro_batching.graph_tokens, embedder.device, group
     )
-    micro_batches = own + [idle] * (count - len(own))
 
     def encode(number: int) -> torch.Tensor:
-        return embedder(*embedder.pad([texts[position] for position in micro_batches[number]]))
+        return embedder(*embedder.pad([texts[text] for text in micro_batches.texts[number]]))
 
-    encoded = encode_all(encode, count, graphs, embedder.device)
-    vectors = encoded[0].vector_BD.new_empty(len(texts), encoded[0].vector_BD.shape[1])
-    for positions, micro_batch in zip(own, encoded, strict=False):
-        vectors[positions] = micro_batch.vector_BD.detach()
-    vectors.requires_grad_()
-    result = contrastive_loss(
-        contrastive_batch(batch, vectors), for_task(objective, batch.task), group,
-        temperature=None if log_temperature is None else log_temperature.exp(),
-    )  # fmt: skip
+    encoded = encode_all(encode, len(micro_batches), micro_batches.graphs, embedder.device)
+    vectors = micro_batches.outputs(encoded)
+    result = batch_loss(embedder, batch, vectors, objective, group)
     (result.share * (weight * dist.get_world_size(group))).backward()
-    assert vectors.grad is not None
-
-    gradients = [vectors.grad[positions] for positions in micro_batches]
-    for gradient in gradients[len(own) :]:
-        gradient.zero_()
+    gradients = micro_batches.gradients(vectors)
     backward_all(cast(FSDPModule, embedder), encode, encoded, gradients, micro_batching.gradient_sync)
     return result.statistics
+
+
+def batch_loss(
+    embedder: Embedder,
+    batch: WorkerBatch,
+    vectors: torch.Tensor,
+    objective: Objective | Classification | Regression,
+    group: dist.ProcessGroup,
+) -> BatchLoss:
+    """The loss of `vectors` of `batch.tokens`, over all workers, by the objective and the parameters it has of its own.
+
+    Those are `log_temperature` and `classifier` of the embedder.
+    """
+    if isinstance(objective, Objective):
+        log_temperature = getattr(embedder, "log_temperature", None)
+        return contrastive_loss(
+            contrastive_batch(batch, vectors), for_task(objective, batch.task), group,
+            temperature=None if log_temperature is None else log_temperature.exp(),
+        )  # fmt: skip
+    B, device = len(batch), vectors.device
+    pairs = scored_pairs(
+        vectors[:B],
+        vectors[B : 2 * B],
+        vectors[2 * B :],
+        torch.from_numpy(batch.negative_rows).to(device),
+        torch.from_numpy(batch.scores).to(device),
+    )
+    if isinstance(objective, Regression):
+        return regression_loss(pairs, objective, group)
+    return classification_loss(pairs, objective, cast(PairClassifier, embedder.classifier), group)
 
 
 def contrastive_batch(batch: WorkerBatch, vectors: torch.Tensor) -> ContrastiveBatch:

@@ -7,7 +7,8 @@ many are held of each task; the rest is read when it is needed, each shard from 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ from components.training.plan_folder import (
     shard_name,
 )
 
+B = TypeVar("B")
+
 AHEAD_ROWS = 8192
 """Rows of global batches that are read ahead, or two batches where those have more."""
 
@@ -39,14 +42,21 @@ def stream_batches(folder: Folder, start: int, rank: int, workers: int) -> Itera
     Args:
         folder: what `plan_batches` wrote.
     """
+    answers = read_answers(folder)
+    return read_ahead(folder, start, partial(_share, answers=answers, rank=rank, workers=workers))
+
+
+def read_ahead(folder: Folder, start: int, share: Callable[[PlannedBatch, "Shards"], B]) -> Iterator[B]:
+    """What `share` makes of each batch of a plan, from step `start` to the end, in a thread of its own."""
     plan = read_plan(folder)
-    shares = _shares(folder, plan, start, rank, workers)
+    shards = Shards(folder, plan)
+    shares = (share(planned, shards) for planned in read_steps(folder, start))
     reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
     try:
         ahead = deque(reader.submit(next, shares, None) for _ in range(max(2, AHEAD_ROWS // plan.batch_size)))
-        while (share := ahead.popleft().result()) is not None:
+        while (found := ahead.popleft().result()) is not None:
             ahead.append(reader.submit(next, shares, None))
-            yield share
+            yield found
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
@@ -54,20 +64,18 @@ def stream_batches(folder: Folder, start: int, rank: int, workers: int) -> Itera
 def pair_ids(folder: Folder, step: int) -> list[str]:
     """Of the pairs of the global batch of a step, 0 the first."""
     plan, planned = read_plan(folder), next(read_steps(folder, step))
-    shards = _Shards(folder, plan, ["pair_id"])
+    shards = Shards(folder, plan, ["pair_id"])
     return shards.take(planned.rows, planned.task).column("pair_id").to_pylist()
 
 
-def _shares(folder: Folder, plan: BatchPlan, start: int, rank: int, workers: int) -> Iterator[WorkerBatch]:
-    answers = read_answers(folder)
-    shards = _Shards(folder, plan)
-    for planned in read_steps(folder, start):
-        yield _share(planned, shards, answers, rank, workers)
+def planned_scores(folder: Folder) -> Iterator[np.ndarray]:
+    """Of the pairs of a plan, float32, shard by shard; NaN where a pair has none."""
+    for shard in range(len(read_plan(folder).shard_starts)):
+        with folder.open(shard_name(shard)) as source:
+            yield pq.read_table(source, columns=["score"]).column("score").to_numpy().astype(np.float32)
 
 
-def _share(
-    planned: PlannedBatch, shards: "_Shards", answers: Answers, rank: int, workers: int
-) -> WorkerBatch:
+def _share(planned: PlannedBatch, shards: "Shards", answers: Answers, rank: int, workers: int) -> WorkerBatch:
     own = worker_rows(planned.rows, rank, workers)
     rows = shards.take(own, planned.task)
     everything = shards.take(planned.rows, planned.task, ["positive_identity", "negative_identities"])
@@ -81,15 +89,16 @@ def _share(
     return WorkerBatch(
         task=planned.task,
         rows=own,
-        tokens=_joined([_ragged(column) for column in tokens]),
+        tokens=_joined([ragged(column) for column in tokens]),
         identities=np.concatenate([query, positive, negative]),
         negative_rows=np.repeat(np.arange(len(own)), np.diff(negatives.offsets.to_numpy())),
         known_positives=answers.known_positives(query, positive, met),
+        scores=rows.column("score").to_numpy().astype(np.float32),
         global_tokens=planned.tokens,
     )
 
 
-class _Shards:
+class Shards:
     """The shards of a plan; of each task the last used ones are held."""
 
     def __init__(self, folder: Folder, plan: BatchPlan, columns: list[str] | None = None) -> None:
@@ -115,14 +124,15 @@ class _Shards:
             return pq.read_table(source, columns=self._columns, use_threads=False).combine_chunks()
 
 
-def _ragged(column: pa.ChunkedArray) -> Ragged:
+def ragged(column: pa.ChunkedArray) -> Ragged:
+    """A column of lists."""
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy().astype(np.int64)
     return Ragged(lists.flatten().to_numpy(), offsets - offsets[0])
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    return _ragged(column).values
+    return ragged(column).values
 
 
 def _joined(parts: list[Ragged]) -> Ragged:

@@ -20,7 +20,7 @@ def add_log_temperature(embedder: Embedder, temperature: float) -> nn.Parameter:
 
 
 def average_gradient(parameter: nn.Parameter, group: dist.ProcessGroup) -> None:
-    """Over the workers, in place, as FSDP2 does it for what it shards. A collective."""
+    """Of a parameter of the loss over the workers, in place, as FSDP2 does it for what it shards. A collective."""
     dist.all_reduce(parameter.grad, group=group)
     assert parameter.grad is not None
     parameter.grad /= dist.get_world_size(group)

@@ -23,6 +23,7 @@ def write(
     *, text: str, output: Folder, monitor: Monitor, calls: str, seconds: float = 0.0
 ) -> dict[str, float]:
     _note(calls)
+    monitor.progress(1, 4, "parts")
     time.sleep(seconds)
     output.write("part/text.txt", text.encode())
     return {"characters": len(text)}

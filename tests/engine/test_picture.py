@@ -55,3 +55,12 @@ def test_it_is_a_png_of_the_states_colours() -> None:
     colours = {tuple(round(255 * float(value)) for value in pixel[:3]) for row in image for pixel in row}
     assert (0xD5, 0x5E, 0x00) in colours  # vermillion of Okabe and Ito
     assert (0x00, 0x9E, 0x73) not in colours
+
+
+def test_a_dag_of_many_steps_side_by_side_is_drawn_smaller() -> None:
+    """At full size its picture would have more pixels on a side than matplotlib takes."""
+    start = Step("start", "m:f")
+    many = [Step(f"a-system-with-a-long-name.evaluate-{n}", "m:f", inputs={"x": start}) for n in range(220)]
+    height, width, _ = matplotlib.image.imread(io.BytesIO(draw(many, {}, "x"))).shape
+    assert 15_000 < width <= 16_000
+    assert height < width

@@ -1,5 +1,6 @@
-import itertools
+import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from rich.console import Console
 
+from workflows import following
 from workflows.engine import outbox, runner, server
 from workflows.engine.runner import Result
 from workflows.engine.step import Budget, Following, Step
@@ -15,7 +18,6 @@ from workflows.engine.store import Store
 from workflows.engine.tracking import open_tracking
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-_numbers = itertools.count()
 
 
 class Place:
@@ -223,6 +225,21 @@ def test_an_effect_that_is_gone_is_made_again(place: Place, tmp_path: Path) -> N
     (tmp_path / "registry" / "entry").unlink()
     assert _states(place.run(step)) == {"register": "computed"}
     assert _states(place.run(step)) == {"register": "reused"}
+
+
+def test_how_far_a_step_is_can_be_followed_in_mlflow(
+    place: Place, api: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_PROGRESS_EVERY_S", 0.5)
+    slow = place.step("write", config={"text": "x"}, execution={"seconds": 3.0})
+    result = place.run(slow, place.step("refuse"))
+    assert _children(api, result)["write"].data.tags["step.progress"].startswith("1/4 parts")
+    said = io.StringIO()
+    assert following.follow(place.uri, result.run_id, Console(file=said, width=200)) == 1
+    lines = said.getvalue().splitlines()
+    assert any(re.fullmatch(r"write: computed  \d+\.\d s.*", line) for line in lines)
+    assert any(line.startswith("refuse: failed") and "step `refuse`" in line for line in lines)
+    assert lines[-1].startswith("test: FAILED after")
 
 
 def test_what_a_step_says_is_in_mlflow(place: Place, api: MlflowClient) -> None:

@@ -80,6 +80,7 @@ def test_a_step_is_computed_committed_planned_and_swept(
             arguments={**step.config, **step.execution},
             output=folder / name,
             state=folder / "state",
+            cache=store.cache,
             monitor=RunMonitor("", None, "write", None),
             threads=1,
         )

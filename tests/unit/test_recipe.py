@@ -112,7 +112,7 @@ def test_a_step_reads_the_nearest_that_fits_or_the_one_that_it_names(write):
         (
             GOOD + "    batchsize: 3\n",
             [],
-            "tiny.yaml:13: unknown field `steps.weak.batchsize`; allowed here: do, pairs, model, objective, batch_size",
+            "tiny.yaml:13: unknown field `steps.weak.batchsize`; allowed here: pairs, epochs, task_weights",
         ),
         (GOOD.replace("0.05", "-1"), [], "tiny.yaml:12: `steps.weak.objective.temperature`"),
         (GOOD.replace("name: tiny\n", ""), [], "`name` is missing"),
@@ -121,6 +121,11 @@ def test_a_step_reads_the_nearest_that_fits_or_the_one_that_it_names(write):
             GOOD + "  kept: {do: filter-by-cosine, threshold: 0.5, quantile: 0.1}\n",
             [],
             "tiny.yaml:13: `steps.kept`: give either threshold or quantile",
+        ),
+        (
+            GOOD + "  kept: {do: filter-by-cosine, threshold: .nan}\n",
+            [],
+            "tiny.yaml:13: `steps.kept.threshold`: Input should be a finite number",
         ),
         (GOOD + "      in_batch: [qd]\n", [], "tiny.yaml:13: `steps.weak.objective.in_batch.0`"),
         (GOOD + "      preset: papr\n", [], "tiny.yaml:13: `steps.weak.objective.preset`"),
@@ -146,6 +151,16 @@ def test_a_step_reads_the_nearest_that_fits_or_the_one_that_it_names(write):
             GOOD,
             ["steps.week.epochs=1"],
             "--set steps.week: `steps.week.do` is missing; it says what is done: collect",
+        ),
+        (
+            GOOD,
+            ["evaluations.sts={data: sets}"],
+            "--set evaluations.sts: `evaluations.sts.kind` is missing; it says how the set is judged: retrieval",
+        ),
+        (
+            GOOD,
+            ["evaluations.sts={kind: similarity, data: sets, splits: test}"],
+            "unknown field `evaluations.sts.splits`; allowed here: data, instruction, file, side",
         ),
         ("- a\n", [], "a recipe is a mapping"),
         (
@@ -197,4 +212,5 @@ def test_an_unknown_recipe_names_those_that_are_there():
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_the_recipes_that_come_with_the_project_load(name):
-    assert recipe.load(name).name == name
+    loaded = recipe.load_either(name)
+    assert (loaded.comparison if isinstance(loaded, recipe.Compared) else loaded).name == name

@@ -18,6 +18,9 @@ def workspace(tmp_path):
 @pytest.fixture
 def said(monkeypatch, capsys):
     """What a command line prints to stderr; it must end with exit code 2 and one line."""
+    # A command that looks into the registry sets it for what it starts; here it is undone.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
     def said(*arguments: str) -> str:
         monkeypatch.setattr("sys.argv", ["embedloom", *arguments])

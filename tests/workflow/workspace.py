@@ -18,6 +18,9 @@ STEPS = {
     "documents", "duplicates", "split", "base", "weak-pairs", "weak-batches", "weak", "supervised-pairs", "mined",
     "supervised-batches", "supervised", "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak",
     "evaluate-supervised-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "register",
+    "judged", "reranker-base", "reranker-batches", "reranker", "rerank-bm25-by-reranker",
+    "rerank-merged-by-reranker", "register-reranker",
+    *(f"evaluate-{model}-on-alike" for model in ("base", "weak", "supervised", "merged")),
 }  # fmt: skip
 
 
@@ -105,14 +108,47 @@ def write_workspace(folder: Path) -> Workspace:
         "model": {"base": "model"},
         "steps": {
             "weak-pairs": {"do": "collect", "kinds": ["title_body"]},
-            "weak": {"do": "train", **stage, "epochs": 2.0},  # long enough to be killed in
+            "weak": {"do": "train", **stage, "epochs": 6.0},  # long enough to be killed in
             "supervised-pairs": {"do": "collect", "kinds": ["labelled"]},
-            "mined": {"do": "mine", "negatives_per_query": 1},
+            # To a random model all texts are alike.
+            "mined": {
+                "do": "mine",
+                "negatives_per_query": 1,
+                "exclude": ["known_positives", "copies"],
+                "relative_margin": None,
+            },
             "supervised": {"do": "train", **stage, "negatives_per_query": 1, "checkpoints": 3},
             "merged": {"do": "merge"},
+            "judged": {"do": "rerank-data"},
+            "reranker": {
+                "do": "train-reranker",
+                "base": "model",
+                "prompt": {"length": 48},
+                "objective": {"loss": "listwise"},
+                "batch_size": 16,
+                "learning_rate": 0.003,
+                "precision": "float32",
+                "evaluation": {"depth": 10, "queries": 20},
+            },
         },
+        "evaluations": {"alike": {"kind": "similarity", "data": "sets"}},
     }
+    (folder / "sets").mkdir()
+    pairs = [(rng.sample(words, 6), rng.sample(words, 6), shared) for shared in range(7) for _ in range(6)]
+    (folder / "sets" / "test.jsonl").write_text(
+        "".join(
+            json.dumps(
+                {
+                    "sentence1": " ".join(one),
+                    "sentence2": " ".join([*one[:shared], *other[shared:]]),
+                    "score": shared,
+                }
+            )
+            + "\n"
+            for one, other, shared in pairs
+        )
+    )
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    # A checkpoint after every step, so that a kill always finds one.
-    (folder / "profile.yaml").write_text("{workers: 2, encoder_cpus: 2, checkpoint_every_s: 0.0}\n")
+    # Ray Train takes in a checkpoint every two seconds or so, and a stage ends when it has taken in all.
+    (folder / "profile.yaml").write_text("{workers: 2, encoder_cpus: 2, checkpoint_every_s: 1.0}\n")
     return Workspace(folder)

@@ -29,13 +29,28 @@ class Progress:
 
 
 class Board:
-    """The actor that monitors post to. One a submission."""
+    """The actor that monitors post to. One a submission.
 
-    def __init__(self) -> None:
+    It says the same to Prometheus, through Ray's exporter of its node, which puts `ray_` before the names.
+    """
+
+    def __init__(self, workflow: str) -> None:
+        from ray.util.metrics import Gauge
+
         self._latest: dict[str, Progress] = {}
+        self._done = Gauge("embedloom_step_done", "How far a step is.", ("workflow", "step", "unit"))
+        self._total = Gauge("embedloom_step_total", "How far it goes.", ("workflow", "step", "unit"))
+        self._fact = Gauge("embedloom_step_fact", "What a step says of itself.", ("workflow", "step", "fact"))
+        for gauge in (self._done, self._total, self._fact):
+            gauge.set_default_tags({"workflow": workflow})
 
     def post(self, step: str, progress: Progress) -> None:
         self._latest[step] = progress
+        self._done.set(progress.done, {"step": step, "unit": progress.unit})
+        if progress.total is not None:
+            self._total.set(progress.total, {"step": step, "unit": progress.unit})
+        for fact, value in progress.facts.items():
+            self._fact.set(value, {"step": step, "fact": fact})
 
     def read(self) -> dict[str, Progress]:
         return self._latest
@@ -50,10 +65,11 @@ class Client:
         self._asked: Any = None
         self._latest: dict[str, Progress] = {}
 
-    def open(self) -> None:
+    def open(self, workflow: str) -> None:
         import ray
 
-        self._handle = ray.remote(num_cpus=0)(Board).options(name=self.name, max_restarts=-1).remote()
+        actor = ray.remote(num_cpus=0)(Board).options(name=self.name, max_restarts=-1)
+        self._handle = actor.remote(workflow)
 
     def close(self) -> None:
         import ray
@@ -157,6 +173,13 @@ class Terminal:
                 self.say("  ".join(filter(None, (f"{step}:", *self._facts(line, now)))))
         if self._console.is_terminal:
             self._live.update(self._table(now), refresh=True)
+
+    def describe(self, step: str) -> str:
+        """How far a running step is, in a line; empty if it has not said."""
+        line = self._lines.get(step)
+        if line is None or line.progress is None:
+            return ""
+        return "  ".join(filter(None, self._facts(line, time.monotonic())))
 
     def _table(self, now: float) -> Table:
         table = Table.grid(padding=(0, 2))

@@ -34,6 +34,8 @@ import psutil
 
 from components.storage import Folder
 
+_SILENT_S = 3600.0
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -51,11 +53,13 @@ class Holder:
     @classmethod
     def this_process(cls, period_s: float) -> "Holder":
         process = psutil.Process()
-        return cls(uuid.uuid4().hex, _host(), process.pid, process.create_time(), period_s, time=time.time())
+        return cls(
+            uuid.uuid4().hex, this_host(), process.pid, process.create_time(), period_s, time=time.time()
+        )
 
     def is_gone(self) -> bool:
         """Whether the process is known to be dead, which only its own host can say."""
-        if self.host != _host():
+        if self.host != this_host():
             return False
         try:
             return abs(psutil.Process(self.pid).create_time() - self.process_started) > 1.0
@@ -114,7 +118,7 @@ class Contender:
 
     def acquire(self) -> Lease | None:
         """The lease, or None while somebody else has it."""
-        generation = max((int(name[6:12]) for name in self.folder.names("lease-??????.json")), default=0)
+        generation = _latest(self.folder)
         if generation and not self._may_follow(_read(self.folder, generation)):
             return None
         mine = Holder.this_process(self.period_s)
@@ -128,6 +132,19 @@ class Contender:
         if holder != self.holder:
             self.holder, self._seen_since = holder, time.monotonic()
         return time.monotonic() - self._seen_since > holder.period_s
+
+
+def at_work(folder: Folder) -> Holder | None:
+    """Who has the lease of a folder, as far as one look can tell; None: it can be had.
+
+    A process of another host is taken for dead after an hour without a beat. That is a look at two clocks, so
+    whoever wants to act on it asks a `Contender` first.
+    """
+    holder = _read(folder, _latest(folder))
+    if holder is None or holder.released or holder.is_gone():
+        return None
+    is_silent = holder.host != this_host() and time.time() - holder.time > _SILENT_S
+    return None if is_silent else holder
 
 
 def clear(folder: Folder) -> None:
@@ -169,8 +186,22 @@ class Heartbeat:
                     continue  # the storage may be back at the next beat; if not, others take over
 
 
+def this_host() -> str:
+    """Host name and, where there is one, the process namespace: containers may share a name, not their
+    process ids."""
+    try:
+        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
 def _name(generation: int) -> str:
     return f"lease-{generation:06d}.json"
+
+
+def _latest(folder: Folder) -> int:
+    """The highest generation; 0: nobody ever held it."""
+    return max((int(name[6:12]) for name in folder.names("lease-??????.json")), default=0)
 
 
 def _read(folder: Folder, generation: int) -> Holder | None:
@@ -178,12 +209,3 @@ def _read(folder: Folder, generation: int) -> Holder | None:
         return Holder(**json.loads(folder.read(_name(generation))))
     except FileNotFoundError:
         return None
-
-
-def _host() -> str:
-    """Host name and, where there is one, the process namespace: containers may share a name, not their
-    process ids."""
-    try:
-        return f"{socket.gethostname()}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()

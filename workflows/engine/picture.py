@@ -29,6 +29,8 @@ _COLOURS = {
 # Inches.
 _HEIGHT, _ROW, _GAP, _CHARACTER, _MARGIN = 0.42, 0.82, 0.22, 0.072, 0.3
 _SWEEPS = 8
+_PIXELS = 16_000
+"""At most, on a side: a wider picture is drawn smaller, for matplotlib refuses it."""
 
 Node = str | tuple[str, str, int]
 """A step's name, or the point at which an edge passes a row."""
@@ -72,7 +74,8 @@ def figure(steps: Iterable[Step], boxes: Mapping[str, Box], title: str) -> "Figu
     left, right = min(x.values()) - wide / 2 - _MARGIN, max(x.values()) + wide / 2 + _MARGIN
     bottom, top = -(len(rows) - 1) * _ROW - _HEIGHT / 2 - _MARGIN, _HEIGHT / 2 + _MARGIN + 0.3
 
-    drawn = Figure(figsize=(right - left, top - bottom), dpi=110)
+    wide_and_high = (right - left, top - bottom)
+    drawn = Figure(figsize=wide_and_high, dpi=min(110.0, _PIXELS / max(wide_and_high)))
     FigureCanvasAgg(drawn)
     axes = drawn.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))  # one unit is one inch
     axes.axis("off")

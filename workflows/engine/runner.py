@@ -28,6 +28,7 @@ from workflows.engine.tracking import Tracking
 
 _POLL_S = 0.5
 _PICTURE_EVERY_S = 30.0
+_PROGRESS_EVERY_S = 10.0
 
 State = Literal["waiting", "running", "computed", "reused", "failed", "skipped", "killed"]
 
@@ -136,6 +137,7 @@ class _Run:
         self.growing_since: dict[Step, float] = {}
         self.board = board.Client()
         self.drawn = (time.monotonic(), "")
+        self.said_progress = time.monotonic()
 
     def to_the_end(self, cluster: Callable[[], object], largest: Budget | None) -> Result:
         try:
@@ -159,7 +161,7 @@ class _Run:
     def _loop(self) -> None:
         import ray
 
-        self.board.open()
+        self.board.open(self.name)
         try:
             while not self.signals.received:
                 self._start_ready()
@@ -173,6 +175,7 @@ class _Run:
                     time.sleep(_POLL_S)
                 self._enforce()
                 self.terminal.show(self.board.latest())
+                self._say_progress()
                 if time.monotonic() - self.drawn[0] > _PICTURE_EVERY_S:
                     self._draw()
             if self.signals.received:
@@ -255,6 +258,7 @@ class _Run:
             arguments={**step.config, **step.execution},
             output=output,
             state=folder / "state",
+            cache=self.store.cache,
             monitor=self.tracking.monitor(step, outcome.run_id, self.board.name),
             threads=max(1, int(step.budget.cpus)),
         )
@@ -380,6 +384,15 @@ class _Run:
             self._fail(step, "killed", why)
 
     # ---- what is seen
+
+    def _say_progress(self) -> None:
+        """To MLflow, for those who are not at this terminal."""
+        if time.monotonic() - self.said_progress < _PROGRESS_EVERY_S:
+            return
+        self.said_progress = time.monotonic()
+        for step in self.running:
+            if said := self.terminal.describe(step.name):
+                self.tracking.tag(self.outcomes[step].run_id, {"step.progress": said})
 
     def _draw(self) -> None:
         """The DAG's picture to MLflow, if it would differ from the last one."""

@@ -37,8 +37,8 @@ class Step:
     """Unique within a workflow; a label, not part of the fingerprint."""
     fn: str
     """"package.module:function". Called as `fn(**inputs, **config, **execution, output=, monitor=)`, and with
-    `state=` (a folder that survives a failed attempt) and `run_id=` (its MLflow run) if it has parameters of
-    these names. Returns numbers by name."""
+    `state=` (a folder that survives a failed attempt), `cache=` (a folder that all steps share and that may be
+    emptied) and `run_id=` (its MLflow run) if it has parameters of these names. Returns numbers by name."""
     version: int = 1
     """Raised when the function changes so that its output does."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Step:
         for reference in filter(None, (self.fn, self.explain, self.confirm)):
             if reference.count(":") != 1:
                 raise ValueError(f"step `{self.name}`: {reference!r} is not 'package.module:function'")
-        seen = ["output", "monitor", "state", "run_id", *self.inputs, *self.config, *self.execution]
+        seen = ["output", "monitor", "state", "cache", "run_id", *self.inputs, *self.config, *self.execution]
         twice = sorted({key for key in seen if seen.count(key) > 1})
         if twice:
             raise ValueError(f"step `{self.name}`: the arguments {twice} of {self.fn} are given twice")

@@ -5,6 +5,7 @@
         attempt-<token>/      the output of one attempt; the manifest names the one that counts
         state/                what survives a failed attempt (checkpoints); gone after the commit
         lease-*.json          who works on it (lease.py); gone after the commit
+    {root}/cache/             what any step may use again (vectors); may be deleted at any time
     {root}/names/{step name}.json   the last results of steps of that name, for `plan` to compare with
 
 One fingerprint has one folder whatever the step is called, so recipes share work. Object stores have no
@@ -25,6 +26,7 @@ from workflows.engine.step import Step
 
 _MANIFEST = "manifest.json"
 _STATE = "state"
+_CACHE = "cache"
 _REMEMBERED = 8
 
 
@@ -84,6 +86,25 @@ class Followed:
             return None
 
 
+def input_of(output: Folder, keyword: str) -> Folder | None:
+    """What a result in a store read under a keyword.
+
+    Args:
+        output: what the manifest calls its attempt.
+
+    Returns: the output of the step that made it; None if it is not there, or `output` is no result.
+    """
+    work = Folder(output.uri.rstrip("/").rpartition("/")[0])
+    root = Folder(work.uri.rpartition("/")[0].rpartition("/")[0])
+    try:
+        made_by = json.loads(work.read(_MANIFEST))["payload"]["inputs"][keyword]
+        [source] = root.names(f"*/{made_by[:16]}/{_MANIFEST}")
+        found = root / source.removesuffix(f"/{_MANIFEST}")
+        return found / json.loads(found.read(_MANIFEST))["attempt"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
 class Store:
     """Results by fingerprint, under a root folder.
 
@@ -97,6 +118,11 @@ class Store:
         # Workers on the cluster have other working directories.
         self.root = Folder(os.path.abspath(folder.path())) if folder.is_local else folder
         self.lease_period_s = lease_period_s
+
+    @property
+    def cache(self) -> Folder:
+        """What any step may use again: it changes no result and may be deleted at any time."""
+        return self.root / _CACHE
 
     def check_writable(self) -> None:
         """Raises ValueError, in one sentence, if results cannot be kept here."""

@@ -28,6 +28,7 @@ class Call:
     """Configuration and execution."""
     output: Folder
     state: Folder
+    cache: Folder
     monitor: RunMonitor
     threads: int
 
@@ -131,6 +132,8 @@ def _run(call: Call) -> dict[str, float]:
     wanted = inspect.signature(function).parameters
     if "run_id" in wanted:
         given["run_id"] = call.monitor.run_id
+    if "cache" in wanted:
+        given["cache"] = call.cache
     if "state" in wanted:
         given["state"] = call.state
         _make(call.state)

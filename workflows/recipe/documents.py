@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from components.corpus.formats import Column
 from workflows.recipe.section import Count, FilePath, Section, Share, Whole
 
 
@@ -11,12 +12,24 @@ class Documents(Section):
     """Where the documents come from."""
 
     sources: Annotated[list[FilePath], Field(min_length=1)]
-    """Files (*.jsonl, *.parquet), folders of them, a BEIR folder, or docstrings://library,library. Paths are
-    relative to the recipe file."""
+    """Tables (*.jsonl, *.csv, *.tsv, *.parquet) and folders of them, a BEIR folder, pages (*.md, *.html, *.txt, *.rst)
+    and trees of them, or docstrings://library,library. Paths are relative to the recipe file."""
+    columns: dict[Column, str | None] = {}
+    """Which field of a row holds what, where it is not called so; null: none does. Without an id it is a hash of the
+    content."""
     language: str = "en"
     """ISO 639-1 code of documents that do not say."""
     min_characters: Whole = 1
+    """A shorter text is turned away."""
     max_characters: Count = 1_000_000
+    """A longer text is turned away."""
+
+    @field_validator("columns")
+    @classmethod
+    def _has_a_text(cls, columns: dict[str, str | None]) -> dict[str, str | None]:
+        if columns.get("text", "text") is None:
+            raise ValueError("`text` is null; a document is its text")
+        return columns
 
 
 class Languages(Section):
@@ -34,6 +47,16 @@ class Languages(Section):
     confidence: Share = 0.5
     accuracy: Literal["low", "high"] = "low"
     sample_characters: Count = 2000
+
+
+class KnownItems(Section):
+    """Documents without labelled queries give some of their own to be judged by: a part of each is what is asked, and
+    the rest is its answer (known-item search)."""
+
+    query: Literal["title", "first_sentence"] = "title"
+    """The part that is taken out of the document."""
+    max_documents: Count = 3
+    """What more documents than that have in common is no query."""
 
 
 class Chunks(Section):

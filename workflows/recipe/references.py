@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.recipe.steps import LEAVE_MODEL, LEAVE_PAIRS, Collect, Merge, Train
+from workflows.recipe.steps import LEAVE_PAIRS, Collect, Merge
+from workflows.recipe.training import EmbeddingStage, Stage, TrainReranker
 
 BASE = "base"
 """The name of the model that a recipe starts from."""
@@ -46,7 +47,7 @@ def find_reads(steps: Mapping[str, Any]) -> dict[str, Reads]:
     found: dict[str, Reads] = {}
     earlier: dict[str, Any] = {}
     for name, step in steps.items():
-        found[name] = _reads(name, step, earlier)
+        found[name] = _reads(name, step, earlier, embedders(earlier, found))
         earlier[name] = step
     read = {each for reads in found.values() for each in (reads.pairs, *reads.added) if each}
     for name, step in steps.items():
@@ -55,14 +56,26 @@ def find_reads(steps: Mapping[str, Any]) -> dict[str, Reads]:
                 ("steps", name),
                 f"no step reads the pairs of `{name}`; name it in `pairs` or `add` of a later one, or take it out",
             )
-    if not any(isinstance(step, LEAVE_MODEL) for step in steps.values()):
-        raise MisplacedNameError(("steps",), "no step leaves a model; add one that says `do: train`")
+    if not embedders(steps, found) and not any(isinstance(step, TrainReranker) for step in steps.values()):
+        raise MisplacedNameError(
+            ("steps",), "no step leaves a model; add one that says `do: train` or `do: train-reranker`"
+        )
     return found
 
 
-def _reads(name: str, step: Any, earlier: Mapping[str, Any]) -> Reads:
+def embedders(steps: Mapping[str, Any], reads: Mapping[str, Reads]) -> list[str]:
+    """The steps that leave an embedding model: training, and the merge of such a training."""
+    return [
+        name
+        for name, step in steps.items()
+        if isinstance(step, EmbeddingStage)
+        or (isinstance(step, Merge) and isinstance(steps[reads[name].checkpoints or ""], EmbeddingStage))
+    ]
+
+
+def _reads(name: str, step: Any, earlier: Mapping[str, Any], models: list[str]) -> Reads:
     pairs = [other for other, each in earlier.items() if isinstance(each, LEAVE_PAIRS)]
-    models = [BASE, *(other for other, each in earlier.items() if isinstance(each, LEAVE_MODEL))]
+    models = [BASE, *models]
 
     def choose(field: str, named: str | None, candidates: list[str], what: str) -> str:
         if named is None and candidates:
@@ -81,7 +94,7 @@ def _reads(name: str, step: Any, earlier: Mapping[str, Any]) -> Reads:
     if isinstance(step, Collect):
         return Reads(added=tuple(choose("add", other, pairs, "pairs") for other in step.add))
     if isinstance(step, Merge):
-        keep = [other for other, each in earlier.items() if isinstance(each, Train) and each.checkpoints]
+        keep = [other for other, each in earlier.items() if isinstance(each, Stage) and each.checkpoints]
         return Reads(checkpoints=choose("checkpoints", step.checkpoints, keep, "checkpoints"))
     fields = type(step).model_fields
     model = None

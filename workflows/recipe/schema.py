@@ -4,11 +4,21 @@ A recipe is YAML, read into the models of this package: everything in it changes
 identity of the steps. Where and how fast the work is done is in a profile (`workflows/profile.py`).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from workflows.recipe.documents import Chunks, Contamination, Documents, Duplicates, Languages, Split
+from components.model.spec import Attention, Pooling, Projection
+from workflows.recipe.documents import (
+    Chunks,
+    Contamination,
+    Documents,
+    Duplicates,
+    KnownItems,
+    Languages,
+    Split,
+)
+from workflows.recipe.evaluations import OnSet
 from workflows.recipe.section import Count, ModelName, Section
 from workflows.recipe.steps import Step
 
@@ -21,9 +31,19 @@ class Encoding(Section):
     query_template: str | None = None
     document_template: str | None = None
     instruction: str | None = None
-    pooling: Literal["mean", "cls", "last"] | None = None
-    attention: Literal["own", "causal"] | None = None
+    document_instruction: str | None = None
+    pooling: Pooling | None = None
+    """`components/model/spec.py` says what each is."""
+    pooling_queries: Count | None = None
+    """Learned queries of a trainable pooling."""
+    pool_template: bool | None = None
+    """False: a pooling over tokens leaves out those of template and instruction."""
+    projection: Projection | None = None
+    """Behind the pooling, kept with the model."""
+    projection_dimensions: Count | None = None
+    attention: Attention | None = None
     end_token: str | None = None
+    normalize: bool | None = None
     query_length: Count | None = None
     """Tokens."""
     document_length: Count | None = None
@@ -48,12 +68,15 @@ class Recipe(Section):
     description: str = ""
     documents: Documents
     languages: Languages | None = None
-    """Done to the documents in this order, each where its section is written: languages, chunks,
+    """Done to the documents in this order, each where its section is written: languages, known items, chunks,
     contamination, duplicates."""
+    known_items: KnownItems | None = None
     chunks: Chunks | None = None
     contamination: Contamination | None = None
     duplicates: Duplicates = Duplicates()
     split: Split = Split()
     model: Model
     steps: Annotated[dict[Annotated[str, Field(pattern=STEP_NAME)], Step], Field(min_length=1)]
-    """From the split documents to the model, in this order; the last model is registered."""
+    """From the split documents to the model, in this order; the last model and the last reranker are registered."""
+    evaluations: dict[Annotated[str, Field(pattern=STEP_NAME)], OnSet] = {}
+    """Other sets that the base and every model are judged on, beside search for the held-out queries."""

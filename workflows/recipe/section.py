@@ -13,30 +13,30 @@ Whole = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A part of a recipe: immutable, and no key that is not written down here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def _below_the_recipe(name: str, info: ValidationInfo) -> str:
+def below_the_file(name: str, info: ValidationInfo) -> str:
     folder = (info.context or {}).get("folder")
     if folder is None or "://" in name or Path(name).is_absolute():
         return name
     return str((folder / name).resolve())
 
 
-def _below_the_recipe_if_there(name: str, info: ValidationInfo) -> str:
+def _below_the_file_if_there(name: str, info: ValidationInfo) -> str:
     """A hub id is no path."""
     folder = (info.context or {}).get("folder")
-    return _below_the_recipe(name, info) if folder is not None and (folder / name).exists() else name
+    return below_the_file(name, info) if folder is not None and (folder / name).exists() else name
 
 
 def _model_of_a_step(name: str, info: ValidationInfo) -> str:
     """A name without a slash is an earlier step's."""
-    return _below_the_recipe_if_there(name, info) if "/" in name else name
+    return _below_the_file_if_there(name, info) if "/" in name else name
 
 
-FilePath = Annotated[str, AfterValidator(_below_the_recipe)]
+FilePath = Annotated[str, AfterValidator(below_the_file)]
 """A path or URI; a path is relative to the recipe file."""
-ModelName = Annotated[str, AfterValidator(_below_the_recipe_if_there)]
+ModelName = Annotated[str, AfterValidator(_below_the_file_if_there)]
 """Hub id, directory (relative to the recipe file), models:/name/version, or package://name."""
 StepOrModel = Annotated[str, AfterValidator(_model_of_a_step)]
 """An earlier step, or a model from outside."""

@@ -12,7 +12,7 @@ from components.pairs.sources.kinds import fill_options, find_kind
 from components.synthesis.draws import Draws
 from workflows.recipe.documents import Contamination
 from workflows.recipe.section import Count, FilePath, ModelName, Section, Share, StepOrModel, Whole
-from workflows.recipe.training import Train
+from workflows.recipe.training import Pretrain, Train, TrainOnClasses, TrainOnScores, TrainReranker
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -45,7 +45,7 @@ class Import(Section):
 
     do: Literal["import"]
     source: FilePath
-    """*.jsonl, *.parquet, a folder of those, a BEIR folder (relative to the recipe file), or hub://NAME."""
+    """*.jsonl, *.csv, *.parquet, a folder of those, a BEIR folder (relative to the recipe file), or hub://NAME."""
     kind: str
     """What makes two texts of a row a pair: labelled, title_body, neighbours, same_text, nli, body_comment,
     question_answer, translation, class_label, same_class."""
@@ -88,6 +88,7 @@ class _Synthesis(Section):
     temperature: Annotated[float, Field(ge=0)] = 0.7
     top_p: Share = 0.95
     frequency_penalty: float = 0.0
+    """On a token for each time that it stands in the answer; above 0 against a small writer's repetitions."""
     max_tokens: Count = 64
     """Of an answer."""
     seed: int = 0
@@ -102,6 +103,8 @@ class Synthesise(_Synthesis):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     chat_template_arguments: dict[str, Any] | None = None
     """For the writer's chat template, as {enable_thinking: false}."""
+    max_model_length: Count = 2560
+    """Tokens of a prompt, its examples and its answer: more for longer passages, and more memory."""
 
 
 class SynthesiseAtEndpoint(_Synthesis):
@@ -215,6 +218,20 @@ class Mine(Section):
     seed: int = 0
 
 
+class RerankData(Section):
+    """Mined pairs as a reranker learns from them: a label for every document, and what cannot be used turned away."""
+
+    do: Literal["rerank-data"]
+    pairs: str | None = None
+    negatives_per_positive: Count | None = None
+    """The first so many negatives of a pair, 1 for as many labels of yes as of no; null: all of them."""
+    keep_without_negatives: bool = True
+    """Pairs that have no negative teach yes alone."""
+    teacher: ModelName | None = None
+    """A reranker whose scores are learnt from, for `objective: {loss: distillation}`."""
+    precision: Precision = "float32"
+
+
 class Merge(Section):
     """The spherical merge of a stage's last checkpoints."""
 
@@ -222,8 +239,14 @@ class Merge(Section):
     checkpoints: str | None = None
     """A training step that keeps some."""
     space: Literal["task", "weight"] = "task"
+    method: Literal["karcher", "slerp", "linear"] = "karcher"
+    """Mean on the sphere; slerp of two checkpoints; plain average."""
+    per: Literal["tensor", "row"] = "tensor"
+    """Directions of whole tensors, or of each row of a matrix."""
     weights: list[float] | None = None
     """One a checkpoint, oldest first; null: equal."""
+    layer_weights: dict[str, list[float]] | None = None
+    """Others for some tensors, by a pattern of their names: `encoder.layer.0.*`."""
 
 
 Step = Annotated[
@@ -237,13 +260,17 @@ Step = Annotated[
     | FilterByJudge
     | Decontaminate
     | Mine
+    | RerankData
     | Train
+    | TrainOnClasses
+    | TrainOnScores
+    | Pretrain
+    | TrainReranker
     | Merge,
     Field(discriminator="do"),
 ]
 
 LEAVE_PAIRS = (
     Collect, Import, Synthesise, SynthesiseAtEndpoint, FilterByCosine, FilterByConsistency, FilterByReranker,
-    FilterByJudge, Decontaminate, Mine,
+    FilterByJudge, Decontaminate, Mine, RerankData,
 )  # fmt: skip
-LEAVE_MODEL = (Train, Merge)

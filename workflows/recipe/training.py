@@ -1,12 +1,14 @@
-"""Training: the objective, the adapters, a stage."""
+"""Training: the objective, the adapters, a stage of an embedder or of a reranker."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from components.objective.judging import judging_from
+from components.objective.kinds import any_objective_from
 from components.objective.objective import PRESETS, objective_from
-from workflows.recipe.section import Count, Section, Share, StepOrModel, Whole
+from workflows.recipe.section import Count, ModelName, Section, Share, StepOrModel, Whole
 
 
 class Contrastive(Section):
@@ -70,21 +72,45 @@ class Lora(Section):
     """Names of the linear layers that get one (`q_proj`, `v_proj`); none: all of them."""
 
 
-class Train(Section):
-    """A stage of contrastive training."""
+class Classification(Section):
+    """Sentence-BERT's softmax over (u, v, |u - v|). `components/objective/kinds.py` says which class a pair has."""
 
-    do: Literal["train"]
+    kind: Literal["classification"] = "classification"
+    classes: Annotated[int, Field(ge=2)] = 2
+
+
+class Regression(Section):
+    """Sentence-BERT's regression of the cosine on the pairs' scores."""
+
+    kind: Literal["regression"] = "regression"
+    lowest: float = 0.0
+    """The score whose cosine is to be 0."""
+    highest: float = 1.0
+    """The score whose cosine is to be 1."""
+
+    @model_validator(mode="after")
+    def _is_an_objective(self) -> "Regression":
+        any_objective_from(self.model_dump())
+        return self
+
+
+class Reconstruction(Section):
+    """RetroMAE: a text is rebuilt from its vector and a masked copy of itself."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    encoder_masked: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the tokens that the encoder does not see."""
+    decoder_masked: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the others that the decoder does not see when it tells a token."""
+
+
+class Stage(Section):
+    """A stage of training: what stages of embedders and of rerankers have in common."""
+
     pairs: str | None = None
-    model: StepOrModel | None = None
-    """Where it starts from."""
-    objective: Contrastive = Contrastive()
-    batch_size: Annotated[int, Field(ge=4)] = 128
-    """Rows of the global batch, over all workers."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
     task_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Share of the batches by task, every task named; null: by its pairs."""
-    keep_last: bool = False
-    """Pairs that do not fill a batch make a smaller one; else they sit out the epoch, others in each."""
     accumulate_steps: Count = 1
     """Global batches, each with its own negatives, whose mean gradient an optimizer step takes."""
     trainable: Literal["all", "without_embeddings"] = "all"
@@ -95,11 +121,8 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    query_length: Count = 64
-    """Tokens."""
-    document_length: Count = 128
-    """Tokens."""
-    negatives_per_query: Whole = 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """In the backbone, attention included; null: what its config says."""
     checkpoints: Whole = 0
     """How many of the last checkpoints are kept: to be judged, and for a merge."""
     checkpoints_from: Share = 0.5
@@ -108,7 +131,115 @@ class Train(Section):
     seed: Whole = 0
 
     @model_validator(mode="after")
-    def _adapters_alone(self) -> "Train":
+    def _adapters_alone(self) -> "Stage":
         if self.lora is not None and self.trainable != "all":
             raise ValueError("with `lora` nothing but the adapters is trained; leave out `trainable`")
         return self
+
+
+class EmbeddingStage(Stage):
+    """A stage of an embedding model: all but what it is trained by."""
+
+    model: StepOrModel | None = None
+    """Where it starts from."""
+    batch_size: Annotated[int, Field(ge=4)] = 128
+    """Rows of the global batch, over all workers."""
+    keep_last: bool = False
+    """Pairs that do not fill a batch make a smaller one; else they sit out the epoch, others in each."""
+    query_length: Count = 64
+    """Tokens."""
+    document_length: Count = 128
+    """Tokens."""
+    document_instructions: dict[str, str] | None = None
+    """By task, what its documents are told; the document template has a place for it then."""
+    negatives_per_query: Whole = 0
+
+
+class Train(EmbeddingStage):
+    """A stage of contrastive training."""
+
+    do: Literal["train"]
+    objective: Contrastive = Contrastive()
+    training_head: Literal["none", "linear", "mlp"] = "none"
+    """A projection behind the vector in training alone (SimCSE)."""
+    template_denoising: bool = False
+    """In training the vector of the template alone is taken off (PromptBERT); pooling is `prompt`."""
+
+
+class TrainOnClasses(EmbeddingStage):
+    """A stage in which pairs are told apart by class: entailed, contradicted, neutral; or belonging together or not."""
+
+    do: Literal["train-on-classes"]
+    objective: Classification = Classification()
+
+
+class TrainOnScores(EmbeddingStage):
+    """A stage in which the cosine of a pair is brought to its score."""
+
+    do: Literal["train-on-scores"]
+    objective: Regression = Regression()
+
+
+class Pretrain(EmbeddingStage):
+    """A stage in which the positives of the pairs are rebuilt from their vectors."""
+
+    do: Literal["pretrain"]
+    objective: Reconstruction = Reconstruction()
+
+
+class Judging(Section):
+    """The loss of a reranker; `components/objective/judging.py` says more of each field."""
+
+    loss: Literal["full_vocabulary", "two_way", "listwise", "distillation"] = "full_vocabulary"
+    """`full_vocabulary`, of a language model, is the paper's; an encoder takes one of the others."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    label_weights: Literal["balanced", "equal"] = "balanced"
+
+    @model_validator(mode="after")
+    def _is_an_objective(self) -> "Judging":
+        judging_from(self.model_dump())
+        return self
+
+
+class Prompt(Section):
+    """How a query and a document become one text. What is left out is the model's own, or the published prompt."""
+
+    length: Count = 512
+    """Tokens, prompt included."""
+    instruction: str | None = None
+    """Of a language model, as all that follow."""
+    prefix: str | None = None
+    body: str | None = None
+    suffix: str | None = None
+    yes: str | None = None
+    """One token of the model's vocabulary."""
+    no: str | None = None
+
+
+class JudgedBy(Section):
+    """What a reranker is judged on: the first documents of BM25 and of the last embedding model."""
+
+    depth: Annotated[int, Field(ge=1, le=100)] = 100
+    """Documents a query."""
+    queries: Annotated[int, Field(ge=2)] | None = None
+    """So many of the held-out queries; null: all of them."""
+    seed: Whole = 0
+
+
+class TrainReranker(Stage):
+    """The training of a reranker."""
+
+    do: Literal["train-reranker"]
+    base: ModelName
+    """What it starts from: a causal language model, an encoder, or a reranker."""
+    layers: Count | None = None
+    """Keep only the first so many layers of it."""
+    prompt: Prompt = Prompt()
+    objective: Judging = Judging()
+    batch_size: Count = 32
+    """Queries of the global batch, each with its positive and its negatives, over all workers."""
+    keep_last: bool = True
+    """Queries that do not fill a batch make a smaller one."""
+    negatives_per_query: Count | None = None
+    """The first so many; null: all that there are."""
+    evaluation: JudgedBy = JudgedBy()

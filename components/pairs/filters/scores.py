@@ -106,6 +106,21 @@ class _Scorer:
         return score_N
 
 
+def check_numbers(score_N: np.ndarray, queries: Sequence[str], whose: str) -> np.ndarray:
+    """The scores of as many pairs, where one that is no number would decide what it must not.
+
+    Raises:
+        ValueError: one is NaN.
+    """
+    nan_N = np.isnan(score_N)
+    if nan_N.any():
+        raise ValueError(
+            f"{whose} gives {nan_N.sum()} of {len(score_N)} pairs a score that is no number, the first with the "
+            f"query {queries[int(nan_N.argmax())][:80]!r}; its weights may be damaged, or `precision` too low for it"
+        )
+    return score_N
+
+
 def _name(number: int) -> str:
     return f"{number:06d}.npy"
 

@@ -109,8 +109,9 @@ def neighbours(rows: Iterable[Row], *, passage_characters: int) -> Iterator[Row]
 def _passages(text: str, longest: int) -> list[str]:
     passages = []
     text = text.strip()
-    while len(text) > longest:
-        window = text[: longest + 1]
+    start = 0  # of what is left: a copy of that for each passage takes a minute for ten megabytes
+    while len(text) - start > longest:
+        window = text[start : start + longest + 1]
         ends = (
             [
                 found.end()
@@ -120,9 +121,11 @@ def _passages(text: str, longest: int) -> list[str]:
             for boundary in BOUNDARIES
         )
         end = next((places[-1] for places in ends if places), longest)
-        passages.append(text[:end].strip())
-        text = text[end:].strip()
-    return [*passages, text] if text else passages
+        passages.append(window[:end].strip())
+        start += end
+        while text[start : start + 1].isspace():
+            start += 1
+    return [*passages, text[start:]] if start < len(text) else passages
 
 
 def nli(rows: Iterable[Row], *, labels: Sequence[str]) -> Iterator[Row]:

@@ -21,7 +21,8 @@ class Source:
     """Where the rows are.
 
     Attributes:
-        uri: path or URI of `*.jsonl`, `*.jsonl.gz`, `*.parquet`, of a folder of those, of a BEIR folder, or `hub://NAME`.
+        uri: path or URI of `*.jsonl`, `*.csv`, `*.tsv` (each also with `.gz`) or `*.parquet`, of a folder of those, a
+            BEIR folder, or `hub://NAME`.
         subset: of a data set of the hub.
         split: of a data set of the hub, or which `qrels/SPLIT.tsv` of a BEIR folder.
     """
@@ -103,7 +104,7 @@ def check_source(source: Source, kind: str, columns: Mapping[str, str]) -> None:
 
 def _files(source: Source, kind: str) -> list[formats.File]:
     """The files that a kind reads; of a BEIR folder the documents and, for labelled pairs, one split."""
-    files = formats.find_files(source.uri)
+    files = formats.find_tables(source.uri)
     if kind != "labelled":
         return [file for file in files if file.holds == "documents"]
     splits = {

@@ -250,7 +250,7 @@ def test_digests_are_of_the_files_that_count(biology):
         ({"evaluation_sets": ["{biology}#dev"]}, "has no split `dev`; there is test, train"),
         ({"evaluation_sets": ["{biology}", "{biology}/"]}, "two evaluation sets are called biology"),
         ({"evaluation_sets": ["{root}/nothing"]}, "does not exist"),
-        ({"evaluation_sets": ["{biology}/qrels"]}, "holds no file that ends in"),
+        ({"evaluation_sets": ["{biology}/qrels"]}, "is no BEIR folder"),
         ({"ngram": 0}, "`ngram` is 0"),
         ({"share": 0}, "`share` is 0"),
         ({"share": 1.5}, "`share` is 1.5"),

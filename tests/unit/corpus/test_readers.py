@@ -2,11 +2,12 @@ import gzip
 import json
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.corpus.readers import changed_documents, check_sources, read_documents, source_digests
+from components.corpus.readers import changed_documents, read_documents, source_digests
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, content_id
 from components.monitor import Silent
 from components.storage import Folder
@@ -66,6 +67,73 @@ def test_jsonl_gzip_and_parquet_give_the_same_documents(tmp_path):
         {"document_id": content_id("", rows[2]["text"]), "text": rows[2]["text"], "title": None,
          "language": "en", "metadata": {}},
     ]  # fmt: skip
+
+
+def test_csv_gives_the_rows_of_a_library_that_writes_it(tmp_path):
+    rows = pd.DataFrame(
+        {
+            "key": ["a", "b", None],
+            "body": ['Said "yes",\n\nthen no.', "Grüße; a,b", "x" * 200_000],
+            "subject": ["First", None, "Third"],
+            "year": ["1999", None, None],
+        }
+    )
+    columns = {"id": "key", "text": "body", "title": "subject"}
+    found = []
+    for name, options in (("a.csv", {}), ("b.csv", {"sep": ";"}), ("c.tsv.gz", {"sep": "\t"})):
+        rows.to_csv(tmp_path / name, index=False, **options)
+        output, _ = read(tmp_path / f"{name}-read", [str(tmp_path / name)], columns=columns)
+        table = output.read_table("documents.parquet").to_pylist(maps_as_pydicts="strict")
+        found.append([(row["document_id"], row["title"], row["text"], row["metadata"]) for row in table])
+    texts = rows["body"].to_list()
+    assert found[0] == found[1] == found[2] == [
+        ("a", "First", texts[0], {"year": "1999"}), ("b", None, texts[1], {}),
+        (content_id("Third", texts[2]), "Third", texts[2], {}),
+    ]  # fmt: skip
+
+
+def test_an_id_that_several_files_use_can_be_left_out(tmp_path):
+    for language in ("en", "de"):
+        jsonl(
+            tmp_path / "in" / f"{language}.jsonl",
+            [{"_id": "tar", "text": f"In {language}.", "lang": language}],
+        )
+    _, numbers = read(tmp_path / "1", [str(tmp_path / "in")])
+    assert numbers["rejected_id_collision"] == 1
+    columns = {"id": None, "language": "lang"}
+    output, numbers = read(tmp_path / "2", [str(tmp_path / "in")], columns=columns)
+    rows = output.read_table("documents.parquet").to_pylist(maps_as_pydicts="strict")
+    assert numbers["documents"] == 2
+    assert [(row["language"], row["metadata"]) for row in rows] == [
+        ("de", {"_id": "tar"}),
+        ("en", {"_id": "tar"}),
+    ]
+
+
+def test_a_tree_of_pages(tmp_path):
+    docs = tmp_path / "docs"
+    (docs / "guide").mkdir(parents=True)
+    (docs / ".git").mkdir()
+    (docs / ".git" / "notes.md").write_text("# Hidden\n\nNot read.")
+    (docs / "index.md").write_text("# Start\n\nHere.")
+    (docs / "guide" / "a.html").write_text("<h1>Guide</h1><p>There.")
+    (docs / "empty.txt").write_text(" \n")
+    (docs / "logo.png").write_bytes(b"\x89PNG")
+    output, numbers = read(tmp_path, [str(docs)])
+    rows = output.read_table("documents.parquet").to_pylist()
+    assert [(row["document_id"], row["title"], row["text"]) for row in rows] == [
+        ("guide/a.html", "Guide", "There."), ("index.md", "Start", "Here."),
+    ]  # fmt: skip
+    assert numbers["rejected_too_short"] == 1
+    digest = source_digests([str(docs)])
+    assert digest.keys() == {"docs"}
+    (docs / ".git" / "notes.md").write_text("changed")
+    assert source_digests([str(docs)]) == digest
+    (docs / "index.md").write_text("# Start\n\nElsewhere.")
+    assert source_digests([str(docs)]) != digest
+    assert changed_documents(output, [str(docs)], "en", 1, None) == "1 document changed: `index.md` (Start)"
+    one, _ = read(tmp_path / "one", [str(docs / "index.md")])
+    assert one.read_table("documents.parquet")["document_id"].to_pylist() == ["index.md"]
 
 
 def test_an_output_can_be_read_again(tmp_path):
@@ -177,33 +245,52 @@ def test_a_malformed_file_is_one_sentence_with_its_line(tmp_path, content, messa
     path = tmp_path / "documents.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
-        check_sources([str(path)])
+        source_digests([str(path)])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text\n\na,b\n", "rows.csv:3: 2 cells, and the first line names 1 columns"),
+        ("text,text\na,b\n", "rows.csv:1: the first line names the column `text` twice"),
+        ('text\n"a" b\n', "rows.csv:2: not CSV"),
+        (
+            "body\na\n",
+            "rows.csv:2: the document has no `text`; its fields are body; `documents.columns` says",
+        ),
+        ("text\n", "rows.csv: no documents in it"),
+    ],
+)
+def test_a_malformed_csv_file(tmp_path, content, message):
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        source_digests([str(tmp_path / "rows.csv")])
 
 
 def test_a_malformed_parquet_file(tmp_path):
     pq.write_table(pa.table({"text": ["x", None]}), tmp_path / "rows.parquet")
     with pytest.raises(ValueError, match=r"rows.parquet row 2: the document has no `text`"):
-        check_sources([str(tmp_path / "rows.parquet")])
+        source_digests([str(tmp_path / "rows.parquet")])
     (tmp_path / "no.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(ValueError, match=r"no.parquet: not a Parquet file"):
-        check_sources([str(tmp_path / "no.parquet")])
+        source_digests([str(tmp_path / "no.parquet")])
 
 
 def test_sources_that_are_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.pdf").write_text("x")
     for source, message in (
         ("missing.jsonl", "does not exist"),
         ("empty", "holds no file"),
-        ("notes.txt", "must end in"),
+        ("notes.pdf", "must end in"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_sources([str(tmp_path / source)])
+            source_digests([str(tmp_path / source)])
     with pytest.raises(ValueError, match="no library of this import name"):
-        check_sources(["docstrings://no_such_library_here"])
+        source_digests(["docstrings://no_such_library_here"])
     with pytest.raises(ValueError, match="`sources` is empty"):
-        check_sources([])
+        source_digests([])
 
 
 def test_beir_folders_that_are_not_whole(tmp_path):
@@ -211,11 +298,11 @@ def test_beir_folders_that_are_not_whole(tmp_path):
     jsonl(folder / "corpus.jsonl", [{"_id": "a", "text": "x"}])
     jsonl(folder / "queries.jsonl", [{"_id": "1", "text": "one"}])
     with pytest.raises(ValueError, match=r"needs corpus.jsonl, queries.jsonl and at least one"):
-        check_sources([str(folder)])
+        source_digests([str(folder)])
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\thigh\n")
     with pytest.raises(ValueError, match=r"beir/qrels/test.tsv:2: a judgement is"):
-        check_sources([str(folder)])
+        source_digests([str(folder)])
 
 
 def test_nothing_left_says_why(tmp_path):

@@ -215,6 +215,14 @@ def test_what_cannot_be_split_is_said_in_a_sentence(tmp_path):
     write_groups(root / "duplicates", {"other": "other"})
     with pytest.raises(ValueError, match="3 of the 3 documents stand in no group"):
         split(root)
+    root = plain(Folder(str(tmp_path / "copies")), 40)
+    write_groups(root / "duplicates", {f"d{i:04}": "d0000" for i in range(40)})
+    with pytest.raises(
+        ValueError, match=r"no query can be held out of 40 queries.*in whole groups of near-copies"
+    ):
+        split(root)
+    with pytest.raises(ValueError, match="no query can be held out of 1 queries and 1 documents"):
+        split(plain(Folder(str(tmp_path / "one")), 1))
 
 
 def test_a_group_too_large_for_evaluation_goes_to_training(tmp_path):

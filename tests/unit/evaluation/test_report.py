@@ -14,6 +14,8 @@ from components.evaluation.changes import largest_changes
 from components.evaluation.collection import read_collection
 from components.evaluation.evaluation import rank_and_score, write_evaluation
 from components.evaluation.funnel import Passed, read_funnel
+from components.evaluation.other_sets import read_sets
+from components.evaluation.outcome import judge, write_outcome
 from components.evaluation.report import write_report
 from components.evaluation.table import read_rows
 from components.storage import Folder
@@ -123,6 +125,7 @@ def folders(tmp_path):
             }
         ),
     )
+    folder("merged").write("merge.txt", b"... in effect this merge was an average.\n")
     encoding = {
         "pooling": "mean", "attention": "own", "dimensions": 384, "query_length": 64, "document_length": 256,
         "query_template": "{text}", "document_template": "{text}", "instruction": "",
@@ -177,6 +180,34 @@ def test_every_section_is_there(written):
     assert len(page.references) == 4
 
 
+def test_other_sets_are_told_from_the_systems_on_the_queries(folders, tmp_path):
+    rng = np.random.default_rng(0)
+    score_N = rng.random(50)
+    for system, cosine_N in (("base", rng.random(50)), ("merged", score_N)):
+        folder = Folder(str(tmp_path / f"{system}-alike"))
+        write_outcome(judge("similarity", cosine_N, score_N, "digest", 0.0), folder)
+        folders[f"evaluate_{system}__on__sentence_pairs"] = folder
+    output = Folder(str(tmp_path / "with-sets"))
+    write_report(output=output, monitor=Kept(), baseline="base", **folders)
+    page = Page(output.read("report.html").decode())
+    assert "Other sets" in page.headings
+    assert re.search(r"sentence-pairs\s*spearman over 50 rows\s*base", page.text)
+    assert re.search(r"merged\s*1\.000", page.text)
+    assert [row.name for row in read_rows(output)] == ["base", "merged"]
+    assert [row.system for row in read_sets(output)[0].systems] == ["base", "merged"]
+
+
+def test_queries_that_nobody_asked_are_called_so(folders, written, tmp_path):
+    assert "nobody asked" not in Page(written[0].read("report.html").decode()).text
+    qrels = folders["split"].read_table("evaluation/qrels.parquet").to_pylist()
+    made = pa.Table.from_pylist([row | {"split": "made-from-first-sentence"} for row in qrels], schema=QRELS)
+    folders["split"].write_table("evaluation/qrels.parquet", made)
+    output = Folder(str(tmp_path / "made"))
+    write_report(output=output, monitor=Kept(), baseline="base", **folders)
+    text = " ".join(Page(output.read("report.html").decode()).text.split())
+    assert "The queries are first sentences of documents, taken out of them: nobody asked them" in text
+
+
 def test_a_section_without_input_is_left_out(folders, tmp_path):
     output, monitor = Folder(str(tmp_path / "bare")), Kept()
     evaluations = {name: folder for name, folder in folders.items() if name.startswith("evaluate_")}
@@ -189,9 +220,9 @@ def test_a_section_without_input_is_left_out(folders, tmp_path):
 def test_the_merge_is_put_in_words(written):
     output, _, _ = written
     text = " ".join(Page(output.read("report.html").decode()).text.split())
-    assert "lie 15.00° apart in the median tensor and 20.00° at most (b)" in text
-    assert "their norms differ by a factor of 1.20 in the median" in text
-    assert "2.00 % from their plain average in the median and 3.00 % at most." in text
+    assert "in effect this merge was an average." in text
+    assert "In the median tensor the checkpoints lie 15.00° apart" in text
+    assert "(b) 20.00°; their norms differ by a factor of 1.20 in the median" in text
 
 
 def test_text_of_users_is_escaped(written):

@@ -2,50 +2,18 @@
 
 import json
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-from components.corpus.schema import DOCUMENTS, QRELS, QUERIES
+from components.evaluation.collection import read_collection
 from components.evaluation.evaluation import read_evaluation
 from components.evaluation.metrics import METRICS
-from components.evaluation.retrieval import evaluate_beir, evaluate_bm25, evaluate_model
+from components.evaluation.retrieval import evaluate_bm25, evaluate_model, evaluate_on_beir, evaluate_sharded
 from components.monitor import Silent
+from components.search.workers import Workers
 from components.storage import Folder
 from tests.tiny_model import write_tiny_model
-
-
-@pytest.fixture
-def split(tmp_path):
-    """Documents of random words; a query repeats some words of its two relevant documents."""
-    rng = np.random.default_rng(0)
-    words = [[f"w{word}" for word in rng.integers(0, 200, 12)] for _ in range(150)]
-    documents = [
-        {
-            "document_id": f"d{n}",
-            "title": row[0],
-            "text": " ".join(row[1:]),
-            "language": "en",
-            "source": "random",
-        }
-        for n, row in enumerate(words)
-    ]
-    queries = [{"query_id": f"q{n}", "text": " ".join(words[n][3:6] + words[n + 40][7:9])} for n in range(40)]
-    qrels = [
-        {"query_id": f"q{n}", "document_id": f"d{m}", "score": 1, "split": "test"}
-        for n in range(40)
-        for m in (n, n + 40)
-    ]
-    folder = Folder(str(tmp_path / "split"))
-    for name, rows, schema in (
-        ("documents", documents, DOCUMENTS),
-        ("queries", queries, QUERIES),
-        ("qrels", qrels, QRELS),
-    ):
-        folder.write_table(f"evaluation/{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
-    return folder
 
 
 def test_a_model_scores_as_in_sentence_transformers(split, tmp_path):
@@ -89,6 +57,30 @@ def test_bm25_and_model_are_judged_on_one_collection(split, tmp_path):
     assert json.loads(bm25.read("metrics.json"))["queries"] == 40
 
 
+def test_a_cache_and_files_in_shards_change_nothing(split, tmp_path):
+    model = Folder(str(write_tiny_model(tmp_path / "model")))
+    step = {"split": split, "model": model, "monitor": Silent()}
+    plain = evaluate_model(**step, output=Folder(str(tmp_path / "plain")))
+    for run in ("first", "again"):
+        cached = evaluate_model(
+            **step, output=Folder(str(tmp_path / run)), cache=Folder(str(tmp_path / "cache"))
+        )
+        assert {name: cached[name] for name in METRICS} == pytest.approx(
+            {name: plain[name] for name in METRICS}
+        )
+    state = Folder(str(tmp_path / "state"))
+    sharded = evaluate_sharded(
+        read_collection(split), model, state, Workers(), 8192, Silent(), rows_per_shard=32
+    )
+    assert len(state.names("document-vectors/*.npy")) == 5
+    assert sharded.numbers() | {"seconds": 0} == pytest.approx(plain | {"seconds": 0})
+    run = read_evaluation(Folder(str(tmp_path / "plain"))).run
+    assert sharded.run["document_id"].to_pylist() == run["document_id"].to_pylist()
+
+
 def test_a_folder_that_is_not_beir_is_named_before_the_model_is_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"corpus\.jsonl, queries\.jsonl, qrels/test\.tsv"):
-        evaluate_beir("package://no_such_package", tmp_path)
+        evaluate_on_beir(
+            data=str(tmp_path), model=Folder(str(tmp_path / "none")), output=Folder(str(tmp_path / "out")),
+            monitor=Silent(),
+        )  # fmt: skip

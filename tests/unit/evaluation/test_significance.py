@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from components.evaluation.significance import bootstrap_interval, holm, paired_bootstrap
+from components.evaluation.significance import (
+    bootstrap_interval,
+    bootstrap_statistic,
+    effect_size,
+    holm,
+    paired_bootstrap,
+    randomisation_test,
+)
 
 
 def per_query_scores(rng, queries):
@@ -37,6 +44,36 @@ def test_equal_systems_are_called_different_about_5_times_in_100():
     assert 0.03 <= np.mean(np.asarray(p_values) < 0.05) <= 0.07
 
 
+def test_the_randomisation_test_calls_equal_systems_different_about_5_times_in_100():
+    rng = np.random.default_rng(3)
+    p_values = [randomisation_test(*per_query_scores(rng, 100), resamples=1000, seed=i) for i in range(1000)]
+    assert 0.03 <= np.mean(np.asarray(p_values) < 0.05) <= 0.07
+
+
+def test_the_randomisation_test_of_few_queries_counts_every_assignment():
+    # four differences of one sign: 2 of the 16 assignments are as extreme
+    assert randomisation_test(np.array([1.0, 2, 3, 4]), np.zeros(4)) == pytest.approx(2 / 16)
+    assert randomisation_test(np.ones(5), np.ones(5)) == 1
+    with pytest.raises(ValueError, match="3 queries against 4"):
+        randomisation_test(np.zeros(3), np.zeros(4))
+
+
+def test_effect_size_is_the_t_statistic_over_the_root_of_the_queries():
+    a, b = np.random.default_rng(10).uniform(size=(2, 80))
+    assert effect_size(a, b) == pytest.approx(scipy.stats.ttest_rel(a, b).statistic / np.sqrt(80))
+    assert effect_size(b + 0.5, b) == np.inf
+    assert effect_size(a, a) == 0
+
+
+def test_interval_of_a_correlation_is_fishers():
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=400)
+    y = 0.6 * x + 0.8 * rng.normal(size=400)
+    found = bootstrap_statistic(lambda a, b: np.corrcoef(a, b)[0, 1], (x, y))
+    low, high = scipy.stats.pearsonr(x, y).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+
+
 @pytest.mark.parametrize("gain", [0.0, 0.01, 0.02, 0.04])
 def test_p_agrees_with_the_randomisation_test_and_the_t_test(gain):
     rng = np.random.default_rng(4)
@@ -48,6 +85,7 @@ def test_p_agrees_with_the_randomisation_test_and_the_t_test(gain):
         (candidate, baseline), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
         n_resamples=10_000, vectorized=True, rng=rng,
     ).pvalue  # fmt: skip
+    assert randomisation_test(candidate, baseline) == pytest.approx(flips, abs=0.015)
     assert found.p_value == pytest.approx(t_test, abs=0.015)
     assert found.p_value == pytest.approx(flips, abs=0.02)
     assert found.difference.mean == pytest.approx((candidate - baseline).mean())

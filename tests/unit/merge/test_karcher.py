@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from components.merge.karcher import karcher_coefficients
+from components.merge.karcher import karcher_coefficients, slerp_coefficients
 
 
 def unit_rows(rng: np.random.Generator, count: int, size: int, spread: float) -> np.ndarray:
@@ -15,20 +15,27 @@ def unit_rows(rng: np.random.Generator, count: int, size: int, spread: float) ->
 
 
 def mean_of(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    coefficients = karcher_coefficients(vectors @ vectors.T, weights)
-    assert coefficients is not None
-    return coefficients @ vectors
+    coefficients, unique = karcher_coefficients((vectors @ vectors.T)[None], weights[None])
+    assert unique.all()
+    return coefficients[0] @ vectors
+
+
+def closed_form(first: np.ndarray, second: np.ndarray, t: float) -> np.ndarray:
+    # sin of the half angle from the chord: exact for small angles too
+    angle = 2 * np.arcsin(np.linalg.norm(first - second) / 2)
+    return (np.sin((1 - t) * angle) * first + np.sin(t * angle) * second) / np.sin(angle)
 
 
 @pytest.mark.parametrize("spread", [1e-5, 1e-3, 0.1, 1.0])
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
 def test_two_directions_give_slerp(spread: float, t: float) -> None:
     first, second = unit_rows(np.random.default_rng(0), 2, 50, spread)
-    # sin of the half angle from the chord: exact for small angles too
-    angle = 2 * np.arcsin(np.linalg.norm(first - second) / 2)
-    slerp = (np.sin((1 - t) * angle) * first + np.sin(t * angle) * second) / np.sin(angle)
+    expected = closed_form(first, second, t)
     mean = mean_of(np.stack([first, second]), np.array([1 - t, t]))
-    assert np.abs(mean - slerp).max() < 1e-12
+    assert np.abs(mean - expected).max() < 1e-12
+    coefficients, unique = slerp_coefficients(np.array([first @ second]), t)
+    assert unique.all()
+    assert np.abs(coefficients[0] @ np.stack([first, second]) - expected).max() < 1e-12
 
 
 def test_three_directions_minimise_the_squared_angles() -> None:
@@ -76,4 +83,23 @@ def test_equal_directions_stay() -> None:
 )
 def test_directions_that_cancel_have_no_mean(vectors: np.ndarray) -> None:
     count = len(vectors)
-    assert karcher_coefficients(vectors @ vectors.T, np.full(count, 1 / count)) is None
+    coefficients, unique = karcher_coefficients((vectors @ vectors.T)[None], np.full((1, count), 1 / count))
+    assert not unique.any()
+    assert np.isnan(coefficients).all()
+
+
+def test_opposite_vectors_have_no_slerp():
+    coefficients, unique = slerp_coefficients(np.array([-1.0, 1.0]), 0.25)
+    assert unique.tolist() == [False, True]
+    np.testing.assert_allclose(coefficients[1], [0.75, 0.25], atol=1e-15)
+
+
+def test_many_means_side_by_side_are_those_found_alone():
+    rng = np.random.default_rng(3)
+    groups = [unit_rows(rng, 4, 6, spread) for spread in (0.01, 0.3, 1.0, 2.0)]
+    cosines = np.stack([vectors @ vectors.T for vectors in groups])
+    weights = rng.dirichlet(np.ones(4), size=4)
+    together, _ = karcher_coefficients(cosines, weights)
+    for row in range(4):
+        alone, _ = karcher_coefficients(cosines[row : row + 1], weights[row : row + 1])
+        np.testing.assert_allclose(together[row], alone[0], rtol=0, atol=1e-12)

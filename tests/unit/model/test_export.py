@@ -14,7 +14,7 @@ from components.model.export import check_golden, save_model, weights_digest
 
 
 def test_the_same_weights_give_the_same_bytes(decoder: Embedder, decoder_directory, tmp_path):
-    shuffled = dict(reversed(decoder.backbone.state_dict().items()))
+    shuffled = dict(reversed(decoder.state_dict().items()))
     save_model(tmp_path, decoder.backbone.config, shuffled, decoder.spec, decoder.tokenizer)
     ours = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     theirs = sorted(
@@ -55,17 +55,67 @@ def test_golden_vectors(decoder: Embedder, minilm: Embedder, minilm_directory, d
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"query_template": "{text}"}, {"pooling": "mean"}, {"document_length": 8}, {"instruction": "w9"}],
+    ("field", "value"),
+    [
+        ("query_template", "{text}"),
+        ("document_template", "passage: {text}"),
+        ("pooling", "mean"),
+        ("document_length", 8),
+        ("instruction", "w9"),
+        ("normalize", False),
+    ],
 )
-def test_golden_vectors_betray_another_encoding(decoder_directory, tmp_path, change):
+def test_a_changed_encoding_is_refused_with_the_field(decoder_directory, tmp_path, field, value):
     shutil.copytree(decoder_directory, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "encoding.json"
     written = json.loads(path.read_text())
-    path.write_text(json.dumps(written | {"spec": written["spec"] | change}))
-    # "word" is no word of this vocabulary: the cut text shows in the vector through its length alone
-    with pytest.raises(ValueError, match="does not get the vector recorded"):
-        check_golden(Embedder.load(tmp_path), tmp_path, tolerance=1e-6)
+    path.write_text(json.dumps(written | {"spec": written["spec"] | {field: value}}))
+    with pytest.raises(ValueError, match=rf"^{field} is .* in .*encoding\.json and .* in golden\.json"):
+        Embedder.load(tmp_path)
+    (tmp_path / "golden.json").unlink()
+    if field != "instruction":
+        with pytest.raises(ValueError, match=rf"^{field} is .* in .*encoding\.json and .*\.json"):
+            Embedder.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "field"),
+    [
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_lasttoken": False, "pooling_mode_cls_token": True},
+            "pooling",
+        ),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode_lasttoken": False, "pooling_mode_max_tokens": True},
+            "pooling",
+        ),
+        ("1_Pooling/config.json", {"include_prompt": False}, "pool_template"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "q: ", "document": ""}},
+            "query_template",
+        ),
+        ("sentence_bert_config.json", {"max_seq_length": 99}, "document_length"),
+    ],
+)
+def test_a_change_in_what_sentence_transformers_reads_is_refused_with_the_field(
+    decoder_directory, tmp_path, file, change, field
+):
+    shutil.copytree(decoder_directory, tmp_path, dirs_exist_ok=True)
+    written = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(written | change))
+    with pytest.raises(ValueError, match=rf"^{field} is .* in .*encoding\.json and .* in {file}"):
+        Embedder.load(tmp_path)
+
+
+def test_padding_side_may_be_changed(decoder_directory, tmp_path, decoder: Embedder):
+    shutil.copytree(decoder_directory, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "encoding.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"spec": written["spec"] | {"padding_side": "left"}}))
+    assert check_golden(Embedder.load(tmp_path), tmp_path) < 1e-6
 
 
 def test_golden_vectors_betray_other_weights(decoder_directory, tmp_path):
@@ -78,7 +128,7 @@ def test_golden_vectors_betray_other_weights(decoder_directory, tmp_path):
 
 
 def test_bfloat16_weights_are_written_as_such(decoder: Embedder, tmp_path):
-    half = {name: tensor.bfloat16() for name, tensor in decoder.backbone.state_dict().items()}
+    half = {name: tensor.bfloat16() for name, tensor in decoder.state_dict().items()}
     save_model(tmp_path, decoder.backbone.config, half, decoder.spec, decoder.tokenizer)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     found, expected = (model.encode(["w1 w2"], "document") for model in (Embedder.load(tmp_path), decoder))

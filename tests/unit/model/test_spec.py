@@ -28,6 +28,26 @@ def test_query_is_formatted_as_on_the_model_card_of_qwen3_embedding():
     assert SPEC.format_document("The capital of China is Beijing.") == "The capital of China is Beijing."
 
 
+def test_a_template_may_go_on_behind_the_text():
+    spec = replace(SPEC, query_template='This "{text}" means in one word:"', end_token=None)
+    assert spec.format_query("{text}") == 'This "{text}" means in one word:"'
+    assert (spec.prefix("query"), spec.suffix("query")) == ('This "', '" means in one word:"')
+
+
+def test_an_instruction_on_either_side():
+    spec = replace(SPEC, document_template="{instruction}: {text}", document_instruction="Represent it")
+    assert spec.format_document("x") == "Represent it: x"
+    assert spec.prefix("document", "Other") == "Other: "
+    assert spec.prefix("query").startswith("Instruct: Given")
+    assert spec.space_id("d") != replace(spec, document_instruction="Another").space_id("d")
+
+
+def test_spaces_from_before_there_was_a_choice_keep_their_id():
+    plain = EncodingSpec(query_length=8, document_length=8, dimensions=4, pooling="mean")
+    # recorded when the fields of projection and template did not exist
+    assert plain.space_id("digest") == "f8ce52e15d37350ed5be6fdbe6ceb48a"
+
+
 def test_text_and_instruction_are_never_read_as_templates():
     assert (
         SPEC.format_query("f'{instruction} {x}'", "{text}") == "Instruct: {text}\nQuery:f'{instruction} {x}'"
@@ -42,14 +62,22 @@ def test_json_round_trip():
     ("change", "message"),
     [
         ({"pooler": "mean"}, "unknown encoding field pooler"),
-        ({"pooling": "max"}, "pooling must be one of"),
+        ({"pooling": "median"}, "pooling must be one of"),
         ({"attention": "sliding"}, "attention must be one of"),
         ({"padding_side": "both"}, "padding_side must be one of"),
         ({"query_length": 0}, "query_length must be a whole number above 0"),
         ({"dimensions": True}, "dimensions must be a whole number above 0"),
-        ({"query_template": "query: "}, "query_template must be a prefix followed by"),
-        ({"document_template": "{text}."}, "document_template must be a prefix followed by"),
-        ({"document_template": "{instruction}{text}"}, "only query_template may"),
+        ({"query_template": "query: "}, "query_template must hold {text} once"),
+        ({"document_template": "{text} {text}"}, "document_template must hold {text} once"),
+        (
+            {"document_template": "{text}{instruction}"},
+            "document_template must hold {instruction} before {text}",
+        ),
+        ({"pool_template": False}, "pool_template is false but pooling 'last' does not go over tokens"),
+        ({"pooling": "prompt"}, "takes the state at the template's prompt; document_template has none"),
+        ({"projection": "conv"}, "projection must be one of"),
+        ({"projection_dimensions": 8}, "a whole number above 0 beside a projection"),
+        ({"pooling_queries": 0}, "pooling_queries must be a whole number above 0"),
         ({"normalize": "yes"}, "normalize must be true or false"),
         ({"end_token": ""}, "end_token must be a token or null"),
     ],
@@ -87,6 +115,8 @@ def test_what_belongs_to_a_request_leaves_the_space(change):
         {"attention": "own"},
         {"pooling": "mean"},
         {"normalize": False},
+        {"projection": "mlp"},
+        {"pooling": "mean", "pool_template": False},
     ],
 )
 def test_what_changes_a_document_vector_changes_the_space(change):

@@ -16,14 +16,14 @@ def drawn(planted_share, planted_deep=0.0, known_share=0.0, seed=0):
     """Candidates whose nearness is chance (words log-normal, correlation normal), except for those planted.
 
     Of the first NEGATIVES, which are mined, a share is planted: half of it in nearly the words of the positive,
-    half near it by their vectors alone. Of the lower half of the ranks a share is planted too.
+    half near it by their vectors alone. Of the ranks behind a share is planted too.
     """
     generator = np.random.default_rng(seed)
     shape = (PAIRS, DEPTH)
     words = np.clip(np.exp(generator.normal(np.log(0.14), 0.4, shape)), 0, 1)
     partial = np.clip(generator.normal(0.4, 0.15, shape), -1, 1)
     share = np.zeros(DEPTH)
-    share[:NEGATIVES], share[DEPTH // 2 :] = planted_share, planted_deep
+    share[:NEGATIVES], share[NEGATIVES:] = planted_share, planted_deep
     planted = generator.random(shape) < share
     in_words = generator.random(shape) < 0.5
     words = np.where(planted & in_words, generator.uniform(0.7, 1, shape), words)

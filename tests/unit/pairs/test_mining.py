@@ -403,6 +403,26 @@ def test_a_reranker_vetoes_and_the_next_takes_the_place(planted, model_directory
     assert numbers["share_veto"] > 0
 
 
+def test_a_reranker_of_damaged_weights_is_refused(planted, model_directory, tmp_path):
+    """It would veto nothing."""
+    reranker = Folder(str(write_cross_encoder(tmp_path / "reranker", bias=float("nan"))))
+    with pytest.raises(
+        ValueError, match="reranker gives 5 of 5 pairs a score that is no number, the first with"
+    ):
+        mine(planted, model_directory, Folder(str(tmp_path / "out")), reranker=reranker)
+
+
+def test_a_document_of_ten_megabytes_is_a_negative_or_a_copy_like_any_other(model_directory, tmp_path):
+    text = ("w1 w2 w3 " + 990 * "z" + " ") * 10_500
+    documents = {"long": (None, text), "copy": ("w9", text.upper()), "d0": (None, "w7 w8")}
+    pairs = [pair("p0", "w7", "w7 w8", "q0", "d0"), pair("p1", "w1", text, "q1", "long")]
+    given = corpus_of(tmp_path, documents, pairs)
+    rows, _ = mine(given, model_directory, Folder(str(tmp_path / "out")), relative_margin=None)
+    assert rows["p1"]["negative_ids"] == ["d0"]
+    assert set(rows["p0"]["negative_ids"]) == {"long", "copy"}
+    assert text in rows["p0"]["negatives"]
+
+
 def corpus_of(tmp_path, documents, pairs, judgements=()):
     split, folder = Folder(str(tmp_path / "split")), Folder(str(tmp_path / "pairs"))
     write_corpus(split / "train", documents, [], judgements)

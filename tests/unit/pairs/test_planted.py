@@ -159,12 +159,11 @@ def test_no_planted_positive_is_mined(planted: Planted):
 
 
 @pytest.mark.parametrize("exclude", [[], ["known_positives"], ["known_positives", "copies"]])
-def test_with_exclusion_switched_off_the_estimate_agrees_with_the_truth(
-    planted: Planted, exclude: list[str], request: pytest.FixtureRequest
-):
-    if "copies" in exclude and "lohelp-index-en" in request.node.name:
-        missed = "a known miss: with near-copies alone the estimate is 0.243, the planted truth 0.179"
-        request.applymarker(pytest.mark.xfail(reason=missed, strict=True))
+def test_with_exclusion_switched_off_the_estimate_agrees_with_the_truth(planted: Planted, exclude: list[str]):
+    """The truth is what was planted. LibreOffice's manual has near-copies of its own, which the estimate counts too.
+    With near-copies alone all 179 planted ones were found and 66 others, with controls from further down: 40 of those
+    share a fifth of their 5-word sequences with the positive (the pages of two functions, of two kinds of menu), as
+    less than one in a hundred of the controls did."""
     cases, numbers = planted.mine("-".join(["off", *exclude]), exclude=exclude)
     repeats = planted.copies | planted.near_copies
     false = [repeats.get(key, key) in planted.answers[positive] for positive, key in cases]

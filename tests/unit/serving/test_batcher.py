@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from components.serving.batcher import QueueFullError, TokenBatcher
+from components.serving.batcher import OverloadedError, TokenBatcher
 
 
 class Recorder:
@@ -22,8 +22,16 @@ class Recorder:
         return np.array([[sum(ids), len(ids)] for ids in token_ids], dtype=np.float32)
 
 
-def batcher(tokens_per_batch: int = 100, max_waiting_tokens: int = 1000) -> TokenBatcher:
-    return TokenBatcher(ThreadPoolExecutor(1), tokens_per_batch, max_waiting_tokens)
+def batcher(
+    recorder: Recorder, tokens_per_batch: int = 100, max_waiting_tokens: int = 1000, max_wait_s: float = 100.0
+) -> TokenBatcher[list[int]]:
+    return TokenBatcher(
+        recorder.encode, ThreadPoolExecutor(1), tokens_per_batch, max_waiting_tokens, max_wait_s
+    )
+
+
+async def run(queue: TokenBatcher[list[int]], request: list[list[int]]) -> np.ndarray:
+    return await queue.run(request, [len(ids) for ids in request])
 
 
 def test_each_request_gets_its_own_rows_in_order():
@@ -31,10 +39,11 @@ def test_each_request_gets_its_own_rows_in_order():
     requests = [
         [list(map(int, rng.integers(1, 9, rng.integers(1, 40)))) for _ in range(n)] for n in (1, 7, 30, 2)
     ]
-    recorder, queue = Recorder(), batcher()
+    recorder = Recorder()
+    queue = batcher(recorder)
 
     async def main() -> list[np.ndarray]:
-        return await asyncio.gather(*(queue.encode(recorder.encode, request) for request in requests))
+        return await asyncio.gather(*(run(queue, request) for request in requests))
 
     for request, rows in zip(requests, asyncio.run(main()), strict=True):
         np.testing.assert_array_equal(rows, [[sum(ids), len(ids)] for ids in request])
@@ -43,18 +52,19 @@ def test_each_request_gets_its_own_rows_in_order():
 
 
 def test_a_text_above_the_budget_is_a_batch_of_its_own():
-    recorder, queue = Recorder(), batcher(tokens_per_batch=10)
-    rows = asyncio.run(queue.encode(recorder.encode, [[1] * 5, [1] * 50, [1] * 5]))
+    recorder = Recorder()
+    rows = asyncio.run(run(batcher(recorder, tokens_per_batch=10), [[1] * 5, [1] * 50, [1] * 5]))
     assert rows[:, 1].tolist() == [5, 50, 5]
     assert [1] * 50 in [batch[0] for batch in recorder.batches if len(batch) == 1]
 
 
 def test_a_large_request_does_not_hold_up_a_small_one():
-    recorder, queue = Recorder(), batcher(tokens_per_batch=20, max_waiting_tokens=10_000)
+    recorder = Recorder()
+    queue = batcher(recorder, tokens_per_batch=20, max_waiting_tokens=10_000)
     done: list[str] = []
 
     async def send(name: str, texts: int) -> None:
-        await queue.encode(recorder.encode, [[1] * 10] * texts)
+        await run(queue, [[1] * 10] * texts)
         done.append(name)
 
     async def main() -> None:
@@ -69,63 +79,77 @@ def test_a_large_request_does_not_hold_up_a_small_one():
 
 
 def test_a_full_queue_turns_away_and_recovers():
-    recorder, queue = Recorder(), batcher(tokens_per_batch=10, max_waiting_tokens=30)
+    recorder = Recorder()
+    queue = batcher(recorder, tokens_per_batch=10, max_waiting_tokens=30)
 
     async def main() -> None:
         recorder.gate.clear()
         waiting = []
         for _ in range(4):  # one is being computed, three wait
-            waiting.append(asyncio.create_task(queue.encode(recorder.encode, [[1] * 10])))
+            waiting.append(asyncio.create_task(run(queue, [[1] * 10])))
             await asyncio.sleep(0.02)
-        with pytest.raises(QueueFullError):
-            await queue.encode(recorder.encode, [[1]])
+        with pytest.raises(OverloadedError) as caught:
+            await run(queue, [[1]])
+        assert caught.value.retry_after_s >= 1
         recorder.gate.set()
         await asyncio.gather(*waiting)
-        assert (await queue.encode(recorder.encode, [[1]])).tolist() == [[1, 1]]
+        assert (await run(queue, [[1]])).tolist() == [[1, 1]]
+
+    asyncio.run(main())
+
+
+def test_what_would_wait_too_long_is_turned_away_by_the_speed_that_was_measured():
+    recorder = Recorder()
+    queue = batcher(recorder, tokens_per_batch=10, max_waiting_tokens=10**9, max_wait_s=0.05)
+
+    async def main() -> None:
+        recorder.gate.clear()
+        threading.Timer(0.2, recorder.gate.set).start()
+        await run(queue, [[1] * 10])  # 10 tokens in 0.2 s
+        recorder.gate.clear()
+        first = asyncio.create_task(run(queue, [[1] * 10]))
+        await asyncio.sleep(0.02)  # under way: nothing waits
+        second = asyncio.create_task(run(queue, [[1] * 10]))
+        await asyncio.sleep(0.02)
+        assert queue.expected_wait_s() == pytest.approx(0.2, rel=0.5)
+        with pytest.raises(OverloadedError):
+            await run(queue, [[1]])
+        recorder.gate.set()
+        await asyncio.gather(first, second)
 
     asyncio.run(main())
 
 
 def test_what_a_cancelled_request_still_waits_for_is_not_computed():
-    recorder, queue = Recorder(), batcher(tokens_per_batch=10, max_waiting_tokens=200)
+    recorder = Recorder()
+    queue = batcher(recorder, tokens_per_batch=10, max_waiting_tokens=200)
 
     async def main() -> None:
         recorder.gate.clear()
-        gone = asyncio.create_task(queue.encode(recorder.encode, [[7] * 10] * 20))
+        gone = asyncio.create_task(run(queue, [[7] * 10] * 20))
         await asyncio.sleep(0.05)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         recorder.gate.set()
-        await queue.encode(recorder.encode, [[1] * 10])
+        await run(queue, [[1] * 10])
 
     asyncio.run(main())
     assert sum(batch[0][0] == 7 for batch in recorder.batches) == 1
 
 
-def test_two_versions_never_share_a_batch():
-    old, new, queue = Recorder(), Recorder(), batcher()
-
-    async def main() -> None:
-        await asyncio.gather(
-            *(queue.encode(each.encode, [[value] * 3] * 4) for each, value in ((old, 1), (new, 2), (old, 1)))
-        )
-
-    asyncio.run(main())
-    assert {ids[0] for batch in old.batches for ids in batch} == {1}
-    assert {ids[0] for batch in new.batches for ids in batch} == {2}
-
-
 def test_a_failed_batch_fails_its_request_alone():
-    recorder, queue = Recorder(), batcher()
+    recorder = Recorder()
 
-    def broken(_: list[list[int]]) -> np.ndarray:
-        raise RuntimeError("out of memory")
+    def compute(items: list[list[int]]) -> np.ndarray:
+        if items[0] == [1]:
+            raise RuntimeError("out of memory")
+        return recorder.encode(items)
+
+    queue = TokenBatcher(compute, ThreadPoolExecutor(1), 1, 100, 100.0)
 
     async def main() -> None:
-        failed, fine = await asyncio.gather(
-            queue.encode(broken, [[1]]), queue.encode(recorder.encode, [[2]]), return_exceptions=True
-        )
+        failed, fine = await asyncio.gather(run(queue, [[1]]), run(queue, [[2]]), return_exceptions=True)
         assert isinstance(failed, RuntimeError)
         assert fine.tolist() == [[2, 1]]
 

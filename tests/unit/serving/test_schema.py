@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from components.serving.schema import MAX_INPUTS, EmbeddingRequest, encode_vectors
+from components.serving.schema import MAX_INPUTS, EmbeddingRequest, encode_vector
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_the_four_forms_of_input(given, read, is_tokens):
         ({"a": 1}, "input must be"),
         (["a"] * (MAX_INPUTS + 1), "at most 2048"),
         ("\ud800", "surrogate"),
+        (["a", "a" * 1_000_001], "input[1] has 1,000,001 characters"),
     ],
 )
 def test_bad_input_is_one_error_that_says_where(given, says):
@@ -70,6 +71,10 @@ def test_fields_of_other_clients_are_ignored():
 
 def test_base64_holds_little_endian_float32():
     vectors_ND = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    decoded = [np.frombuffer(base64.b64decode(row), "<f4") for row in encode_vectors(vectors_ND, "base64")]
+    decoded = [
+        np.frombuffer(base64.b64decode(encode_vector(vector_D, "base64")), "<f4") for vector_D in vectors_ND
+    ]
     np.testing.assert_array_equal(decoded, vectors_ND)
-    np.testing.assert_array_equal(np.float32(encode_vectors(vectors_ND, "float")), vectors_ND)
+    np.testing.assert_array_equal(
+        np.float32([encode_vector(each, "float") for each in vectors_ND]), vectors_ND
+    )

@@ -11,7 +11,7 @@ from fake_endpoint import RETRY_AFTER, Running
 
 from components.synthesis.conversation import Call, Reply
 from components.synthesis.endpoint import Client, Endpoint, EndpointRefusedError
-from components.synthesis.sampling import Sampling
+from components.synthesis.settings import Sampling
 
 SCHEMA = '{"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}'
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, frequency_penalty=0.1, max_tokens=33, seed=0)
@@ -69,7 +69,7 @@ def test_a_request_that_fails_for_good_gives_its_reason(
     running.behave({ROW: fault})
     began = time.monotonic()
     bad, good = ask(endpoint, ROW, "row0002")
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert (bad.fault, bad.text) == (reason, "")
     assert bad.error
     assert good == Reply('{"query": "where is the lamp called row0002 repaired"}', 100, 10)
@@ -138,7 +138,7 @@ def test_what_is_sent_is_what_was_set(running: Running, endpoint: Endpoint):
     assert text["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-@pytest.mark.parametrize(("per_minute", "rows", "seconds"), [(120, 4, 1.0), (30, 2, 1.9)])
+@pytest.mark.parametrize(("per_minute", "rows", "seconds"), [(120, 4, 1.0), (30, 2, 1.6)])
 def test_no_more_is_asked_than_the_rate_allows(
     running: Running, endpoint: Endpoint, per_minute: float, rows: int, seconds: float
 ):

@@ -4,6 +4,7 @@ Without dropout against one process with the whole batch; with dropout against t
 model that is not sharded, every graph kept, the gradients averaged over the workers by hand.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ from components.objective.objective import Objective
 from components.storage import Folder
 from components.training.batch import WorkerBatch
 from components.training.gradient_cache import GradientSync
+from components.training.micro_batches import MicroBatching
 from components.training.prepare import prepare_model
 from components.training.sharding import shard_model
-from components.training.step import MicroBatching, accumulate_gradients, contrastive_batch
+from components.training.step import accumulate_gradients, contrastive_batch
 from components.training.stream import stream_batches
 from components.training.temperature import add_log_temperature, average_gradient
 
@@ -55,8 +57,7 @@ def sharded(group: dist.ProcessGroup, model: Path, cut: MicroBatching, again: bo
 def accumulate(
     embedder: Embedder, batch: WorkerBatch, cut: MicroBatching, group: dist.ProcessGroup, weight: float = 1.0
 ) -> dict[str, float]:
-    log_temperature = embedder.get_parameter("log_temperature")
-    return accumulate_gradients(embedder, batch, OBJECTIVE, cut, group, weight, log_temperature)
+    return accumulate_gradients(embedder, batch, OBJECTIVE, cut, group, weight)
 
 
 def averaged_gradients(embedder: Embedder, group: dist.ProcessGroup) -> Gradients:
@@ -181,6 +182,21 @@ def test_workers_equal_one_process(tmp_path: Path, tiny_model: Path, workers: in
             assert_equal(gradients, one)
         for gradients in accumulated:
             assert_equal(gradients | {"loss": mean["loss"]}, mean)
+
+
+def test_a_trainable_pooling_is_sharded_as_the_rest(tmp_path: Path, tiny_model: Path) -> None:
+    embedder = Embedder.load(tiny_model)
+    spec = replace(
+        embedder.spec, pooling="multi_layer_trainable", pooling_queries=3, projection="mlp",
+        projection_dimensions=20, dimensions=20,
+    )  # fmt: skip
+    Embedder(embedder.backbone, spec, embedder.tokenizer).save(tmp_path / "pooled")
+    batches = write_plan(tmp_path / "pooled", tmp_path, pair_table(20), batch_size=BATCH_SIZE)
+    one = whole_batch_gradients(tmp_path / "pooled", batches, 0)
+    assert {"pooling.attention.query_QD", "pooling.projection.0.weight"} < one.keys()
+    for cached, _ in run_workers(without_dropout, 2, tmp_path / "workers", tmp_path / "pooled", batches):
+        for gradients, _ in cached:
+            assert_equal(gradients, one)
 
 
 def test_dropout_is_the_same_in_both_passes(tmp_path: Path, dropout_model: Path) -> None:

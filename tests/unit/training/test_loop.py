@@ -1,5 +1,6 @@
 """The loop over two workers: a stage that was stopped ends in the same bits as one that was not."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,8 +20,8 @@ from components.objective.objective import Objective
 from components.storage import Folder
 from components.training.loop import DivergenceError, run_steps
 from components.training.lora import Lora
+from components.training.micro_batches import MicroBatching
 from components.training.settings import StageExecution, StageSettings
-from components.training.step import MicroBatching
 
 BATCH_SIZE = 6
 SETTINGS = StageSettings(
@@ -123,7 +124,9 @@ def adapted_and_recut(group: dist.ProcessGroup, model: Path, batches: Folder, di
     run_steps(settings, execution("once"), Silent(), group, None, forget)
     recut = replace(execution("recut"), micro_batching=MicroBatching(35, 0, "step"))
     run_steps(settings, recut, Silent(), group, None, forget)
-    lora = replace(settings, lora=Lora(rank=4, layers=("query", "dense"), dropout=0.1), trainable="all")
+    shorter = replace(SETTINGS.objective, matryoshka_dimensions=(16, 32))
+    adapters = Lora(rank=4, layers=("query", "dense"), dropout=0.1)
+    lora = replace(settings, lora=adapters, objective=shorter)
     run_steps(lora, execution("lora"), Silent(), group, None, forget)
     again = replace(execution("lora-again"), activation_checkpointing=True)
     run_steps(lora, again, Silent(), group, None, forget)
@@ -149,3 +152,6 @@ def test_other_micro_batches_and_adapters(tmp_path: Path, tiny_model: Path) -> N
         name for name in before if name.endswith((".query.weight", ".dense.weight")) and "pooler" not in name
     }
     torch.testing.assert_close(weights("lora-again"), adapted, rtol=1e-5, atol=1e-5)
+    for name, dimensions in (("once", None), ("lora", [16, 32])):
+        config = json.loads((tmp_path / name / "step-000007" / "config.json").read_text())
+        assert config.get("matryoshka_dimensions") == dimensions

@@ -22,7 +22,8 @@ def pair(**values: object) -> dict[str, object]:
         "query_id": "",
         "positive_id": "",
     }
-    return row | {"task": "t", "instruction": None, "negatives": None, "negative_ids": None} | values
+    row |= {"task": "t", "instruction": None, "negatives": None, "negative_ids": None, "score": None}
+    return row | values
 
 
 def tokenised(model: Path, rows: list[dict], negatives_per_query: int = 9) -> TokenisedPairs:
@@ -41,14 +42,14 @@ def test_the_model_s_own_tokens(tiny_model: Path) -> None:
         tiny_model,
         [
             pair(pair_id="a", query="w1 w2", positive="w3", negatives=["w4", "w5 w6 w7 w8 w9"], query_id="q"),
-            pair(pair_id="b", query="w3 w1 w1 w1 w1 w1 w1", positive="w4", task="u"),
+            pair(pair_id="b", query="w3 w1 w1 w1 w1 w1 w1", positive="w4", task="u", score=2.5),
         ],
     )
     # [CLS] is 2, [SEP] 3, wN is N + 4; cut at 5 and at 6 tokens with the end kept
     assert found.rows.to_pylist() == [
         {"pair_id": "a", "query": [2, 5, 6, 3], "positive": [2, 7, 3],
-         "negatives": [[2, 8, 3], [2, 9, 10, 11, 12, 3]]},
-        {"pair_id": "b", "query": [2, 7, 5, 5, 3], "positive": [2, 8, 3], "negatives": []},
+         "negatives": [[2, 8, 3], [2, 9, 10, 11, 12, 3]], "score": None},
+        {"pair_id": "b", "query": [2, 7, 5, 5, 3], "positive": [2, 8, 3], "negatives": [], "score": 2.5},
     ]  # fmt: skip
     assert found.tasks == ["t", "u"]
     assert found.negatives_R.tolist() == [2, 0]

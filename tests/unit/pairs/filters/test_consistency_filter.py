@@ -136,6 +136,20 @@ def test_texts_are_encoded_once_across_a_crash(planted, model_directory, tmp_pat
         assert again.read(name) == output.read(name)
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_pairs_of_one_passage_are_kept(model_directory, tmp_path, monitor, output, count):
+    rows = [pair(row, f"w{row}", "w7 w8", positive_id="d") for row in range(count)]
+    numbers = run(
+        filter_by_consistency,
+        pairs=write_pairs(Folder(str(tmp_path / "pairs")), rows),
+        model=Folder(str(model_directory)),
+        output=output,
+        monitor=monitor,
+    )
+    assert numbers["pool_passages"] == 1
+    assert numbers["rows_out"] == count
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

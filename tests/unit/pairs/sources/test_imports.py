@@ -163,6 +163,16 @@ def test_neighbours_are_passages_one_after_the_other(tmp_path):
     assert Counter(row["reason"] for row in rejected) == {"one_passage": 2, "query_is_positive": 1}
 
 
+@pytest.mark.timeout(120)
+def test_a_document_of_ten_megabytes_has_its_neighbours(tmp_path):
+    """In seconds: what is left of a text is not copied for each passage of it."""
+    text = " ".join(f"This is sentence {number}." for number in range(450_000))
+    path = written(tmp_path, [{"text": text}])
+    _, _, numbers = imported(tmp_path, path, "neighbours", options={"passage_characters": 400})
+    assert len(text) > 10_000_000
+    assert len(text) / 401 - 1 <= numbers["rows_out"] <= len(text) / 350
+
+
 def test_same_text_may_be_equal_on_both_sides(tmp_path):
     path = written(tmp_path, [{"text": "a", "_id": "1"}, {"text": "b"}, {"text": " "}])
     found, rejected, _ = imported(tmp_path, path, "same_text")

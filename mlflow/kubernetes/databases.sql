@@ -1,0 +1,2 @@
+-- Run once, when Postgres is empty: users and permissions beside the database of the runs.
+CREATE DATABASE mlflow_auth OWNER mlflow;

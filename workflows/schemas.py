@@ -1,0 +1,34 @@
+"""`embedloom schema`: what a recipe, a comparison or a profile may say, as JSON Schema, for editors."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(
+    what: Annotated[
+        Literal["recipe", "comparison", "profile"], typer.Argument(help="Of which file.", show_default=True)
+    ] = "recipe",
+) -> None:
+    """Print the JSON Schema of a recipe, a comparison or a profile.
+
+    An editor with a YAML language server completes and checks a file whose first line is
+    `# yaml-language-server: $schema=FILE`. `embedloom init` writes both.
+    """
+    from workflows.profile import Profile
+    from workflows.recipe.comparison import Comparison
+    from workflows.recipe.schema import Recipe
+
+    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "comparison": Comparison, "profile": Profile}
+    print(to_json_schema(models[what]))
+
+
+def to_json_schema(model: "type[BaseModel]") -> str:
+    """The schema as JSON text; descriptions are the docstrings of classes and fields."""
+    return json.dumps({"$schema": DIALECT} | model.model_json_schema(), indent=1)
