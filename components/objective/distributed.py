@@ -41,7 +41,9 @@ def contrastive_loss(
     """
     rows = len(batch.query_BD)
     first_row = 0
-    if group is not None and objective.across_workers:
+    # Alone there is nothing to gather, and gloo's copy costs more than the copying: it has OpenMP threads of its own,
+    # and once a process has more of them than CPUs, all that wait for each other sleep at once and are woken late.
+    if group is not None and objective.across_workers and dist.get_world_size(group) > 1:
         batch, first_row = gather_batch(batch, group)
     result = row_losses(batch, objective, first_row, rows, temperature, tile)
     sums = torch.stack(
