@@ -17,6 +17,7 @@ from workflows.terminal import (
     Root,
     TrackingUri,
     aside,
+    fail,
     reach_registry,
     say,
     terminal,
@@ -62,21 +63,24 @@ def compare(
     from components.evaluation.systems_table import read_comparison, render_comparison
     from workflows import profile as profiles
     from workflows.recipe import load as recipes
-    from workflows.submission import Place, submit
+    from workflows.submission import Place, UnfinishedError, submit
     from workflows.systems import COMPARE, compare_systems
 
     loaded, sizes = recipes.load_comparison(compared[0], overrides or ()), profiles.load(profile)
     reach_registry(str(loaded), root, tracking_uri)
     comparison = loaded.comparison
-    result = submit(
-        lambda _: compare_systems(loaded, sizes),
-        Place(root, tracking_uri, mlflow_port, address),
-        sizes,
-        comparison.name,
-        comparison.model_dump(),
-        comparison.description,
-        announce=aside if as_json else say,
-    )
+    try:
+        result = submit(
+            lambda _: compare_systems(loaded, sizes),
+            Place(root, tracking_uri, mlflow_port, address),
+            sizes,
+            comparison.name,
+            comparison.model_dump(),
+            comparison.description,
+            announce=aside if as_json else say,
+        )
+    except UnfinishedError as error:
+        fail(str(error), error.result.exit_code)
     output = result.outcomes[COMPARE].output
     assert output is not None
     table = read_comparison(output)

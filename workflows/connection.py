@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def connect(address: str | None) -> str | None:
-    """Connect to a cluster, or start one on this machine that ends with this process.
+    """Connect to a cluster, or start one on this machine that ends with this process. A process that is connected
+    already stays where it is.
 
     Args:
         address: of a running cluster (`ray://...` or host:port); None: this machine.
@@ -24,6 +25,8 @@ def connect(address: str | None) -> str | None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    if ray.is_initialized():
+        return None
     if address:
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:

@@ -22,13 +22,17 @@ class Endpoint(BaseModel):
     key_variable: str | None = None
     """The environment variable that holds the key, on every node; null: there is no key."""
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    """All requests of a step together; null: no limit."""
     concurrency: Count = 16
     """Requests at once."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Of a request."""
     retries: Annotated[int, Field(ge=0)] = 5
+    """Of a request that could not be answered."""
     input_price: Annotated[float, Field(ge=0)] | None = None
     """For a million tokens; with `output_price` the plan says what a synthesis will cost."""
     output_price: Annotated[float, Field(ge=0)] | None = None
+    """For a million tokens."""
 
 
 class Profile(BaseModel):
@@ -39,7 +43,9 @@ class Profile(BaseModel):
     workers: Count = 2
     """Training workers."""
     cpus_per_worker: Count = 1
+    """Of a training worker."""
     gpus_per_worker: Annotated[int, Field(ge=0)] = 0
+    """Of a training worker; 0: it trains on CPUs."""
     document_workers: Count = 2
     """Processes that work on documents at once, a CPU each."""
     encoder_workers: Count = 1
@@ -47,11 +53,13 @@ class Profile(BaseModel):
     encoder_cpus: Count = 2
     """CPUs of a process that encodes texts."""
     encoder_gpus: Annotated[float, Field(ge=0)] = 0
+    """Of a process that encodes texts; may be a part of one."""
     writers: Count = 1
     """Engines that write queries side by side, each with the whole model."""
     writer_cpus: Annotated[int, Field(ge=2)] = 2
     """CPUs of an engine."""
     writer_gpus: Annotated[int, Field(ge=0)] = 0
+    """Of an engine."""
     max_error_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Of the rows to be written: if the writer fails for more, the step ends."""
     endpoint: Endpoint | None = None
@@ -67,10 +75,13 @@ class Profile(BaseModel):
     tokens_per_batch: Count = 2048
     """Padded tokens at once while texts are encoded."""
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 45.0
+    """Seconds between two checkpoints of a training, at least."""
     step_deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds after which a training, a synthesis or another long step is ended as failed."""
     maximum_cpus: Count | None = None
     """What the cluster may grow to; null: it does not grow."""
     maximum_gpus: Annotated[int, Field(ge=0)] | None = None
+    """The same of GPUs."""
     device_tflops: Annotated[float, Field(gt=0)] = 0.06
     """What a GPU, or on a machine without one a worker, sustains in training and encoding, for the plan's estimates."""
     device_price: Annotated[float, Field(ge=0)] | None = None

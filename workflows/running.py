@@ -20,6 +20,7 @@ from workflows.terminal import (
     Root,
     TrackingUri,
     aside,
+    fail,
     mlflow_uri,
     reach_registry,
     say,
@@ -49,21 +50,16 @@ def run(
     from components.evaluation.other_sets import read_sets, render_sets
     from components.evaluation.table import read_rows, render_table
     from workflows import profile as profiles
-    from workflows.pipeline import pipeline, reranker_name
+    from workflows.pipeline import reranker_name
     from workflows.recipe import load as recipes
-    from workflows.submission import Place, submit
+    from workflows.submission import Place, UnfinishedError, run_recipe
 
     loaded, sizes = recipes.load(recipe, overrides or ()), profiles.load(profile)
-    reach_registry(str(loaded), root, tracking_uri)
-    result = submit(
-        lambda registry: pipeline(loaded, sizes, registry),
-        Place(root, tracking_uri, mlflow_port, address),
-        sizes,
-        loaded.name,
-        loaded.model_dump(),
-        loaded.description,
-        announce=aside if as_json else say,
-    )
+    place = Place(root, tracking_uri, mlflow_port, address)
+    try:
+        result = run_recipe(loaded, place, sizes, aside if as_json else say)
+    except UnfinishedError as error:
+        fail(str(error), error.result.exit_code)
     report = result.outcomes["report"].output
     assert report is not None
     rows, sets = read_rows(report), read_sets(report)

@@ -1,16 +1,17 @@
-"""A submission: steps to a store, an MLflow run and a Ray cluster, from the options of a command."""
+"""A submission: steps to a store, an MLflow run and a Ray cluster, from the options of a command or from Python."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workflows import connection
-from workflows.profile import Profile
-from workflows.terminal import fail, say, tracking_folder
+from workflows.profile import PROFILES, Profile
+from workflows.terminal import ROOT, reach_registry, say, tracking_folder
 
 if TYPE_CHECKING:
     from workflows.engine.runner import Result
     from workflows.engine.step import Step
+    from workflows.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,55 @@ class Place:
         address: of a Ray cluster; None: this machine.
     """
 
-    root: str
-    tracking_uri: str | None
-    mlflow_port: int | None
-    address: str | None
+    root: str = ROOT
+    tracking_uri: str | None = None
+    mlflow_port: int | None = None
+    address: str | None = None
+
+
+HERE = Place()
+
+
+class UnfinishedError(RuntimeError):
+    """A submission that was interrupted, or of which a step failed; the message is one line that says why.
+
+    Attributes:
+        result: what became of every step.
+    """
+
+    def __init__(self, result: "Result") -> None:
+        super().__init__(result.message)
+        self.result = result
+
+
+def run_recipe(
+    recipe: "Recipe",
+    place: Place = HERE,
+    profile: Profile = PROFILES["laptop"],
+    announce: Callable[[str], None] = say,
+) -> "Result":
+    """`embedloom run`: compute what a recipe asks for and what is not there yet.
+
+    Returns:
+        What became of every step, by name: `outcomes["merged"].output` is the folder of what the step left.
+
+    Raises:
+        ValueError: a source or a model that cannot be used, or a step that asks for more than the cluster has. Nothing
+            was computed then.
+        UnfinishedError: it did not come to its end. What is finished stays: the same call goes on from there.
+    """
+    from workflows.pipeline import pipeline
+
+    reach_registry(str(recipe), place.root, place.tracking_uri)
+    return submit(
+        lambda registry: pipeline(recipe, profile, registry),
+        place,
+        profile,
+        recipe.name,
+        recipe.model_dump(),
+        recipe.description,
+        announce,
+    )
 
 
 def submit(
@@ -38,7 +84,7 @@ def submit(
     description: str,
     announce: Callable[[str], None] = say,
 ) -> "Result":
-    """Run steps to their end, or end the command with what went wrong.
+    """Run steps to their end.
 
     Args:
         steps_of: the steps wanted, given the URI of the MLflow server.
@@ -47,6 +93,7 @@ def submit(
 
     Raises:
         ValueError: as `runner.run`, and what `steps_of` raises.
+        UnfinishedError: they did not come to their end.
     """
     from workflows.engine.runner import run
     from workflows.engine.step import Budget
@@ -69,5 +116,5 @@ def submit(
         largest = Budget(cpus=profile.maximum_cpus or 0, gpus=profile.maximum_gpus or 0)
     result = run(steps, store, tracking, cluster, name, params, largest, description)
     if result.exit_code:
-        fail(result.message, result.exit_code)
+        raise UnfinishedError(result)
     return result

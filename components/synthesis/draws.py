@@ -22,28 +22,18 @@ _LEVELS = re.compile(r"([0-5])>([0-5])")
 
 
 class Draws(BaseModel):
-    """The distributions of a synthesis: shares are weights, they need not sum to one.
+    """The distributions of a synthesis: shares are weights, they need not sum to one."""
 
-    Attributes:
-        families: of the rows.
-        question_types, difficulties: of retrieval; None: the writer chooses for each passage, as in the
-            Qwen3-Embedding paper (arXiv 2506.05176).
-        aspects: what a classification tells apart; None: those of the prompt file, each as often.
-        similarities: of sts, "positive>negative": the levels (0 unrelated, 5 the same) of the two sentences.
-        length_words: of a retrieval query; a range as "4-16", both ends included and uniform in between.
-        query_languages: ISO codes, of retrieval queries; None: a query has the language of its document.
-        translation_languages: ISO codes, of bitext mining; a sentence is translated into one that is not its
-            own.
-        corpus_languages: ISO codes, of the documents that are used; those of a language with too many are
-            thinned out until the shares hold, those of other languages are left out. None: all documents.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     families: Annotated[dict[Family, Share], Field(min_length=1)] = {"retrieval": 1.0}
+    """Of the rows: retrieval, bitext_mining, sts, classification."""
     question_types: Shares | None = None
+    """Of retrieval; null: the writer chooses for each passage, as in the Qwen3-Embedding paper."""
     difficulties: Shares | None = None
+    """Of retrieval; null: the writer chooses for each passage."""
     aspects: Shares | None = None
+    """What a classification tells apart; null: those of the prompt file, each as often."""
     similarities: Annotated[Shares, Field(min_length=1)] = {
         "5>3": 1.0,
         "5>2": 1.0,
@@ -51,10 +41,16 @@ class Draws(BaseModel):
         "4>2": 1.0,
         "4>1": 1.0,
     }
+    """Of sts, "positive>negative": the levels (0 unrelated, 5 the same) of the two sentences."""
     length_words: Annotated[Shares, Field(min_length=1)] = {"4-16": 1.0}
+    """Of a retrieval query; a range as "4-16", both ends included and uniform in between."""
     query_languages: Shares | None = None
+    """ISO codes, of retrieval queries; null: a query has the language of its document."""
     translation_languages: Shares | None = None
+    """ISO codes, of bitext mining; a sentence is translated into one that is not its own."""
     corpus_languages: Shares | None = None
+    """ISO codes, of the documents that are used: those of a language with too many are thinned out until the shares
+    hold, others are left out. Null: all documents."""
 
     @model_validator(mode="after")
     def _well_formed(self) -> "Draws":

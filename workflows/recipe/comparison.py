@@ -57,6 +57,7 @@ class Comparison(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     """Of the workflow."""
     description: str = ""
+    """One sentence for the run in MLflow."""
     set: dict[str, Any] = {}
     """Fields of every recipe with other values. A path that begins with ./ is relative to this file."""
     systems: Annotated[dict[Name, System], Field(min_length=2)]

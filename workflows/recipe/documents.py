@@ -44,9 +44,13 @@ class Languages(Section):
     undetermined: Literal["keep_stated", "reject"] = "keep_stated"
     """What becomes of a document that is too short or uncertain."""
     min_letters: Count = 20
+    """A text with fewer is too short to be told."""
     confidence: Share = 0.5
+    """Probability of the best language below which a document counts as uncertain."""
     accuracy: Literal["low", "high"] = "low"
+    """`high` helps with texts of less than 120 characters and takes several times the memory."""
     sample_characters: Count = 2000
+    """So much of title and text is looked at."""
 
 
 class KnownItems(Section):
@@ -65,6 +69,7 @@ class Chunks(Section):
     max_tokens: Count = 512
     """Of title and text, with the base model's tokenizer."""
     overlap_tokens: Whole = 0
+    """About so many tokens of a piece stand at the beginning of the next one too."""
 
 
 class Contamination(Section):
@@ -78,6 +83,7 @@ class Contamination(Section):
     ]
     """Of a set: its queries, the documents relevant to one, or every document."""
     ngram: Count = 13
+    """Words."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Of the n-grams of the shorter text, so many are shared."""
 
@@ -88,8 +94,11 @@ class Duplicates(Section):
     threshold: Share = 0.8
     """Estimated Jaccard similarity of word n-grams."""
     num_permutations: Count = 64
+    """Of MinHash: more tell similarities more exactly, at as many bytes times four a document."""
     ngram: Count = 5
+    """Words."""
     seed: int = 0
+    """Of the permutations."""
     remove: bool = False
     """Of every group of copies only one document stays, in the evaluation set too."""
 
@@ -98,9 +107,14 @@ class Split(Section):
     """Which documents are held out to evaluate on, and how many are used for what."""
 
     evaluation_documents: Count = 3000
+    """The corpus that is searched when models are judged, where sources have no written split."""
     evaluation_queries: Count = 500
+    """Held out: neither they nor near-copies of their documents are trained on."""
     training_documents: Count | None = None
+    """At most so many; null: all that are left."""
     synthesis_documents: Whole = 150
+    """Of the training documents, those that queries are written for."""
     evaluation_split: str | None = None
     """For sources with written splits (BEIR): the split to evaluate on, over the whole corpus."""
     seed: int = 0
+    """Of the order by which documents and queries are drawn."""

@@ -48,8 +48,11 @@ class Classification(_OfRows):
     train_file: str = "train.jsonl"
     """What probes are fitted to; the same as `file`: half of each label's rows."""
     per_label: Count = 8
+    """Rows of each label that a probe is fitted to."""
     experiments: Count = 10
+    """Probes, each on other rows; their mean counts."""
     seed: Whole = 42
+    """Of the rows that are drawn."""
 
 
 class Clustering(_OfRows):
@@ -57,7 +60,9 @@ class Clustering(_OfRows):
 
     kind: Literal["clustering"]
     experiments: Count = 3
+    """Runs of k-means; their mean counts."""
     seed: Whole = 42
+    """Of k-means."""
 
 
 class Bitext(_OfRows):

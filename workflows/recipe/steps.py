@@ -22,6 +22,8 @@ class Collect(Section):
 
     do: Literal["collect"]
     kinds: list[Literal["title_body", "labelled", "neighbours", "same_text"]] = []
+    """`title_body`: the title asks for the text; `labelled`: judged queries; `neighbours`: a passage and the next
+    one; `same_text`: a text twice."""
     add: list[str] = []
     """Earlier steps whose pairs are added as they are."""
     instruction: str | None = None
@@ -29,9 +31,11 @@ class Collect(Section):
     task: str = "retrieval"
     """Pairs of one task share batches."""
     limit_per_kind: Count | None = None
+    """At most so many pairs of each kind; null: all."""
     passage_characters: Count = 512
     """Of a passage; for `neighbours`."""
     seed: int = 0
+    """Of the order, and so of what a limit takes."""
 
     @model_validator(mode="after")
     def _something(self) -> "Collect":
@@ -54,15 +58,21 @@ class Import(Section):
     options: dict[str, Any] = {}
     """Of the kind: `min_score` of labelled pairs, for example."""
     task: str | None = None
+    """Pairs of one task share batches; null: the kind's own."""
     instruction: str | None = None
+    """For the query side; null: none."""
     language: str = "en"
+    """Of rows that name none."""
     origin: str | None = None
+    """By which figures and reports tell these pairs; null: the kind."""
     limit: Count | None = None
+    """At most so many pairs; null: all."""
     subset: str | None = None
     """Of a data set of the hub."""
     split: str = "train"
     """Of a data set of the hub, or the judgements of a BEIR folder."""
     seed: int = 0
+    """Of the order, and of what a kind draws."""
 
     @model_validator(mode="after")
     def _is_a_kind(self) -> "Import":
@@ -86,12 +96,15 @@ class _Synthesis(Section):
     passage_characters: Count = 600
     """Shown of a document."""
     temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Of the writer's sampling."""
     top_p: Share = 0.95
+    """The writer samples of the likeliest tokens that make up this share."""
     frequency_penalty: float = 0.0
     """On a token for each time that it stands in the answer; above 0 against a small writer's repetitions."""
     max_tokens: Count = 64
     """Of an answer."""
     seed: int = 0
+    """Of all that is drawn for a row."""
 
 
 class Synthesise(_Synthesis):
@@ -101,6 +114,7 @@ class Synthesise(_Synthesis):
     writer: ModelName
     """Hub id, directory, or package://name of an instruct model."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """In which the writer computes."""
     chat_template_arguments: dict[str, Any] | None = None
     """For the writer's chat template, as {enable_thinking: false}."""
     max_model_length: Count = 2560
@@ -114,6 +128,7 @@ class SynthesiseAtEndpoint(_Synthesis):
     llm: str
     """The model's name at the endpoint."""
     response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
+    """How the endpoint is held to JSON; `text`: by the prompt alone."""
     seed_rows: bool = True
     """Send the seed of a row with its requests."""
     extra_body: dict[str, Any] | None = None
@@ -122,7 +137,9 @@ class SynthesiseAtEndpoint(_Synthesis):
 
 class _Cut(Section):
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     threshold: float | None = None
+    """The least score that is kept."""
     quantile: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Drop this share of the pairs, the lowest scores."""
 
@@ -138,7 +155,9 @@ class FilterByCosine(_Cut):
 
     do: Literal["filter-by-cosine"]
     model: StepOrModel | None = None
+    """An earlier step, or a model from outside; null: the nearest earlier one."""
     precision: Precision = "float32"
+    """Of the computation; scores are float32 either way."""
 
 
 class FilterByConsistency(Section):
@@ -146,11 +165,17 @@ class FilterByConsistency(Section):
 
     do: Literal["filter-by-consistency"]
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     model: StepOrModel | None = None
+    """An earlier step, or a model from outside; null: the nearest earlier one."""
     k: Count = 2
+    """The last rank that is kept."""
     pool_size: Count = 1_000_000
+    """Passages that a positive is ranked among, at most."""
     precision: Precision = "float32"
+    """Of the computation; scores are float32 either way."""
     seed: int = 0
+    """Of the sample."""
 
 
 class FilterByReranker(_Cut):
@@ -162,6 +187,7 @@ class FilterByReranker(_Cut):
     length: Count | None = None
     """Tokens of query and document together; null: what the reranker reads, at most 8,192."""
     precision: Precision = "float32"
+    """Of the computation; scores are float32 either way."""
 
 
 class FilterByJudge(_Cut):
@@ -175,6 +201,7 @@ class FilterByJudge(_Cut):
     length: Count = 2048
     """Tokens of a prompt; a longer passage loses its end."""
     precision: Precision = "bfloat16"
+    """Of the computation; scores are float32 either way."""
 
 
 class Decontaminate(Contamination):
@@ -182,7 +209,9 @@ class Decontaminate(Contamination):
 
     do: Literal["decontaminate"]
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     parts: Annotated[list[Literal["queries", "relevant", "corpus"]], Field(min_length=1)] = ["queries"]
+    """Of a set: its queries, the documents relevant to one, or every document."""
 
 
 class Mine(Section):
@@ -190,8 +219,11 @@ class Mine(Section):
 
     do: Literal["mine"]
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     model: StepOrModel | None = None
+    """What ranks: an earlier step, or a model from outside; null: the nearest earlier one."""
     negatives_per_query: Count = 4
+    """At most so many; fewer where the rules below leave fewer."""
     window: tuple[Whole, Count] = (0, 50)
     """Ranks to draw from: first, and one past the last."""
     relative_margin: Share | None = 0.95
@@ -203,19 +235,27 @@ class Mine(Section):
         "copies",
         "near_copies",
     ]
+    """What is never a negative: judged answers, documents of the same text, documents of nearly the same."""
     near_copy_words: Share | None = 0.5
     """A document that shares this part of its words with a known positive is a near-copy of it."""
     near_copy_cosine: Share | None = 0.95
+    """So is one whose cosine with a known positive reaches this."""
     sampling: Literal["top", "random", "spread"] = "top"
+    """Of the window: the highest ranks, a sample, or ranks at even distances."""
     reranker: ModelName | None = None
     """Has a veto: a negative also scores below `veto_margin` of what it gives the positive."""
     veto_margin: Share = 0.95
+    """Of the reranker's score of the positive."""
     replace: Literal["all", "outgrown"] = "all"
     """`outgrown`: of pairs that were mined before, only negatives that the model has outgrown (Conan)."""
     outgrown_factor: Annotated[float, Field(gt=0)] = 1.15
+    """A pair's old negatives are outgrown if this times their score is below their first one ..."""
     outgrown_below: Annotated[float, Field(gt=0)] = 0.8
+    """... and their score is below this."""
     precision: Precision = "float32"
+    """Of the computation; scores are float32 either way."""
     seed: int = 0
+    """Of random sampling."""
 
 
 class RerankData(Section):
@@ -223,6 +263,7 @@ class RerankData(Section):
 
     do: Literal["rerank-data"]
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     negatives_per_positive: Count | None = None
     """The first so many negatives of a pair, 1 for as many labels of yes as of no; null: all of them."""
     keep_without_negatives: bool = True
@@ -230,6 +271,7 @@ class RerankData(Section):
     teacher: ModelName | None = None
     """A reranker whose scores are learnt from, for `objective: {loss: distillation}`."""
     precision: Precision = "float32"
+    """Of the teacher's computation."""
 
 
 class Merge(Section):
@@ -239,6 +281,7 @@ class Merge(Section):
     checkpoints: str | None = None
     """A training step that keeps some."""
     space: Literal["task", "weight"] = "task"
+    """`task`: the differences from the model that the stage started from are merged; `weight`: the weights."""
     method: Literal["karcher", "slerp", "linear"] = "karcher"
     """Mean on the sphere; slerp of two checkpoints; plain average."""
     per: Literal["tensor", "row"] = "tensor"

@@ -20,6 +20,7 @@ class Contrastive(Section):
     preset: Literal["paper", "swift"] = "paper"
     """`paper`, the defaults below; `swift`, the reading of the trainer that the paper's team points to."""
     temperature: Annotated[float, Field(gt=0)] = 0.02
+    """Cosines are divided by it."""
     learnable_temperature: bool = False
     """The temperature is trained; it starts at `temperature`."""
     in_batch: list[Literal["query_document", "query_query", "document_document"]] = [
@@ -35,9 +36,13 @@ class Contrastive(Section):
     masked_document_document: Literal["by_qd", "by_dd", "none"] = "by_qd"
     """What masks the document-document term."""
     other_documents: Literal["positives_and_negatives", "positives"] = "positives_and_negatives"
+    """Who the other documents of a batch are."""
     own_negatives_in_document_document: bool = False
+    """The positive is also compared with its row's own hard negatives."""
     mask_duplicates: bool = True
+    """Documents that are known to answer the query, and copies of it, are no negatives, wherever they stand."""
     threshold_own_negatives: bool = True
+    """The threshold holds for the row's own hard negatives too."""
     across_workers: bool = True
     """Negatives are gathered from every worker."""
     matryoshka_dimensions: list[Count] = []
@@ -66,8 +71,11 @@ class Lora(Section):
     """Low-rank adapters, trained in place of all weights and merged into what is kept."""
 
     rank: Count = 16
+    """Of an adapter's two matrices."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
+    """An adapter counts alpha / rank times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On what goes into an adapter."""
     layers: list[str] = []
     """Names of the linear layers that get one (`q_proj`, `v_proj`); none: all of them."""
 
@@ -77,6 +85,7 @@ class Classification(Section):
 
     kind: Literal["classification"] = "classification"
     classes: Annotated[int, Field(ge=2)] = 2
+    """How many; the class of a pair is its score, a whole number from 0."""
 
 
 class Regression(Section):
@@ -108,7 +117,9 @@ class Stage(Section):
     """A stage of training: what stages of embedders and of rerankers have in common."""
 
     pairs: str | None = None
+    """An earlier step; null: the nearest that leaves pairs."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
+    """How often the pairs are gone through; less than 1: a part of them."""
     task_weights: dict[str, Annotated[float, Field(gt=0)]] | None = None
     """Share of the batches by task, every task named; null: by its pairs."""
     accumulate_steps: Count = 1
@@ -116,11 +127,17 @@ class Stage(Section):
     trainable: Literal["all", "without_embeddings"] = "all"
     """`without_embeddings`: the tables of tokens and positions stay as they are."""
     lora: Lora | None = None
+    """Adapters in place of all weights; null: all weights."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """At its peak."""
     warmup_share: Share = 0.1
+    """Of the steps, over which the rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """What follows the rise."""
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    """A longer gradient is scaled down to it."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """In the backbone, attention included; null: what its config says."""
     checkpoints: Whole = 0
@@ -128,7 +145,9 @@ class Stage(Section):
     checkpoints_from: Share = 0.5
     """The part of the stage after which they are taken."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the computation; weights and optimizer are float32 either way."""
     seed: Whole = 0
+    """Of batches, dropout and new weights."""
 
     @model_validator(mode="after")
     def _adapters_alone(self) -> "Stage":
@@ -153,6 +172,7 @@ class EmbeddingStage(Stage):
     document_instructions: dict[str, str] | None = None
     """By task, what its documents are told; the document template has a place for it then."""
     negatives_per_query: Whole = 0
+    """Hard negatives of a pair that are used, the first so many."""
 
 
 class Train(EmbeddingStage):
@@ -160,6 +180,7 @@ class Train(EmbeddingStage):
 
     do: Literal["train"]
     objective: Contrastive = Contrastive()
+    """The contrastive loss."""
     training_head: Literal["none", "linear", "mlp"] = "none"
     """A projection behind the vector in training alone (SimCSE)."""
     template_denoising: bool = False
@@ -171,6 +192,7 @@ class TrainOnClasses(EmbeddingStage):
 
     do: Literal["train-on-classes"]
     objective: Classification = Classification()
+    """The softmax over classes."""
 
 
 class TrainOnScores(EmbeddingStage):
@@ -178,6 +200,7 @@ class TrainOnScores(EmbeddingStage):
 
     do: Literal["train-on-scores"]
     objective: Regression = Regression()
+    """The regression."""
 
 
 class Pretrain(EmbeddingStage):
@@ -185,6 +208,7 @@ class Pretrain(EmbeddingStage):
 
     do: Literal["pretrain"]
     objective: Reconstruction = Reconstruction()
+    """The reconstruction."""
 
 
 class Judging(Section):
@@ -193,7 +217,9 @@ class Judging(Section):
     loss: Literal["full_vocabulary", "two_way", "listwise", "distillation"] = "full_vocabulary"
     """`full_vocabulary`, of a language model, is the paper's; an encoder takes one of the others."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Scores, and a teacher's, are divided by it; of `listwise` and `distillation`."""
     label_weights: Literal["balanced", "equal"] = "balanced"
+    """`balanced`: yes and no count alike whatever their numbers; `equal`: every document does."""
 
     @model_validator(mode="after")
     def _is_an_objective(self) -> "Judging":
@@ -209,11 +235,15 @@ class Prompt(Section):
     instruction: str | None = None
     """Of a language model, as all that follow."""
     prefix: str | None = None
+    """What stands before query and document, and is never cut."""
     body: str | None = None
+    """How the two are written: holds `{query}` and ends with `{document}`, which a cut shortens."""
     suffix: str | None = None
+    """What stands behind them, and is never cut."""
     yes: str | None = None
     """One token of the model's vocabulary."""
     no: str | None = None
+    """Likewise."""
 
 
 class JudgedBy(Section):
@@ -224,6 +254,7 @@ class JudgedBy(Section):
     queries: Annotated[int, Field(ge=2)] | None = None
     """So many of the held-out queries; null: all of them."""
     seed: Whole = 0
+    """Of the queries that are drawn."""
 
 
 class TrainReranker(Stage):
@@ -235,7 +266,9 @@ class TrainReranker(Stage):
     layers: Count | None = None
     """Keep only the first so many layers of it."""
     prompt: Prompt = Prompt()
+    """What it reads."""
     objective: Judging = Judging()
+    """The loss."""
     batch_size: Count = 32
     """Queries of the global batch, each with its positive and its negatives, over all workers."""
     keep_last: bool = True
@@ -243,3 +276,4 @@ class TrainReranker(Stage):
     negatives_per_query: Count | None = None
     """The first so many; null: all that there are."""
     evaluation: JudgedBy = JudgedBy()
+    """What it is judged on."""
