@@ -24,6 +24,7 @@ from workflows import (
     schemas,
     serving,
     submitting,
+    sweeping,
     versions,
 )
 from workflows.terminal import ROOT, Root, terminal, tracking_folder
@@ -42,7 +43,7 @@ app.callback()(versions.embedloom)
 MAKE, HOUSE_KEEPING = "Make a model", "House-keeping"
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     MAKE: (initialising.init, running.plan, running.run, running.runs, merging.merge),
-    "Judge and compare": (evaluating.evaluate, comparing.compare, inspecting.inspect),
+    "Judge and compare": (evaluating.evaluate, comparing.compare, sweeping.sweep, inspecting.inspect),
     "Serve and embed": (
         serving.promote, serving.serve, serving.rollback, serving.retire, serving.key, embedding.embed,
     ),

@@ -25,6 +25,9 @@ from workflows.terminal import (
 
 if TYPE_CHECKING:
     from components.evaluation.comparison import Difference
+    from workflows.profile import Profile
+    from workflows.recipe.load import Compared
+    from workflows.submission import Place
 
 
 def compare(
@@ -60,19 +63,26 @@ def compare(
             raise ValueError("--set changes a comparison file; results that are there stay as they are")
         _compare_results(compared[0], compared[1:], as_json)
         return
-    from components.evaluation.systems_table import read_comparison, render_comparison
     from workflows import profile as profiles
     from workflows.recipe import load as recipes
-    from workflows.submission import Place, UnfinishedError, submit
-    from workflows.systems import COMPARE, compare_systems
+    from workflows.submission import Place
 
     loaded, sizes = recipes.load_comparison(compared[0], overrides or ()), profiles.load(profile)
-    reach_registry(str(loaded), root, tracking_uri)
+    run_comparison(loaded, Place(root, tracking_uri, mlflow_port, address), sizes, as_json)
+
+
+def run_comparison(loaded: "Compared", place: "Place", sizes: "Profile", as_json: bool) -> None:
+    """Make and judge the systems of a comparison, and print its table."""
+    from components.evaluation.systems_table import read_comparison, render_comparison
+    from workflows.submission import UnfinishedError, submit
+    from workflows.systems import COMPARE, compare_systems
+
+    reach_registry(str(loaded), place.root, place.tracking_uri)
     comparison = loaded.comparison
     try:
         result = submit(
             lambda _: compare_systems(loaded, sizes),
-            Place(root, tracking_uri, mlflow_port, address),
+            place,
             sizes,
             comparison.name,
             comparison.model_dump(),

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +29,8 @@ from workflows.terminal import (
 
 if TYPE_CHECKING:
     from workflows.profile import Profile
+    from workflows.recipe.load import Compared
+    from workflows.recipe.schema import Recipe
     from workflows.workload import Work
 
 
@@ -121,25 +123,41 @@ def plan(
     what that takes at most.
     """
     from workflows import profile as profiles
+    from workflows.recipe import load as recipes
+
+    loaded, sizes = recipes.load_either(recipe, overrides or ()), profiles.load(profile)
+    show_plan(loaded, sizes, root, as_json, step_rows or ())
+
+
+def show_plan(
+    loaded: "Recipe | Compared", sizes: "Profile", root: str, as_json: bool, step_rows: Sequence[str] = ()
+) -> None:
+    """Print what a run of a recipe or a comparison would do.
+
+    Args:
+        step_rows: rows of steps for the estimate, as `--rows` says them.
+
+    Raises:
+        ValueError: as `pipeline` and `compare_systems`.
+    """
     from workflows.engine.plan import plan as plan_steps
     from workflows.engine.store import Store
     from workflows.estimates import comparison_estimates, describe, synthesis_estimates
     from workflows.pipeline import pipeline
-    from workflows.recipe import load as recipes
+    from workflows.recipe.load import Compared
     from workflows.systems import compare_systems
     from workflows.workload import read_rows, workload
 
-    loaded, sizes = recipes.load_either(recipe, overrides or ()), profiles.load(profile)
     reach_registry(str(loaded), root, os.environ.get("MLFLOW_TRACKING_URI"))
     store, work = Store(root), {}
-    if isinstance(loaded, recipes.Compared):
+    if isinstance(loaded, Compared):
         if step_rows:
             raise ValueError("--rows is for the plan of a recipe; of a comparison no work is estimated")
         planned = plan_steps(compare_systems(loaded, sizes), store, confirm=False)
         to_run = {p.step.name for p in planned if p.state != "HIT"}
         estimates = comparison_estimates(loaded, sizes, to_run)
     else:
-        assumed = read_rows(step_rows or (), loaded.steps)
+        assumed = read_rows(step_rows, loaded.steps)
         try:
             planned = plan_steps(pipeline(loaded, sizes), store, confirm=False)
         except ValueError:

@@ -11,6 +11,7 @@ What systems have in common is one step. Nothing is registered, and nothing runs
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from components.evaluation.keywords import BATCHES, EVALUATION, MODEL, STAGE, keyword
 from workflows import building
@@ -19,7 +20,7 @@ from workflows.engine.step import Step, Sub, closure, producer
 from workflows.engine.unite import unite
 from workflows.pipeline import make
 from workflows.profile import Profile
-from workflows.recipe.comparison import HELD_OUT, System
+from workflows.recipe.comparison import HELD_OUT, Comparison, System
 from workflows.recipe.load import Compared
 
 COMPARE = "compare"
@@ -118,10 +119,20 @@ def _compare(
             "about": {label: _words(label, compared) for label in built},
             "baseline": comparison.baseline or next(iter(built)),
             "sets": sets,
+            **_points(comparison),
         },
         inputs=inputs,
         headline=tuple(f"{name}/{label}" for name in sets for label in built),
     )
+
+
+def _points(comparison: Comparison) -> dict[str, dict[str, dict[str, Any]]]:
+    """Where the systems differ by values of the same fields of one recipe: these, to be drawn."""
+    systems = comparison.systems.values()
+    alike = {(each.recipe, tuple(each.without), tuple(each.set)) for each in systems}
+    if len(alike) > 1 or not all(each.recipe and each.set for each in systems):
+        return {}
+    return {"points": {label: each.set for label, each in comparison.systems.items()}}
 
 
 def _words(label: str, compared: Compared) -> str:

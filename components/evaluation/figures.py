@@ -1,10 +1,12 @@
 """The plots of the report. Colours by Okabe and Ito, which colour-blind readers can tell apart."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,6 +28,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "svg.fonttype": "path",  # the page looks the same on a machine without the font
 }
+_LOW_TO_HIGH = mpl.colormaps["cividis_r"]
 _BEHIND_TO_AHEAD = LinearSegmentedColormap.from_list("behind to ahead", [VERMILION, "#ffffff", BLUE])
 _WIDTH = 6.2  # inches: about what a phone shows without shrinking the letters below reading size
 
@@ -162,6 +165,46 @@ def pairs(one: SetTable) -> Figure:
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     return figure
+
+
+@mpl.rc_context(_STYLE)
+def sweep(one: SetTable, points: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Parallel coordinates: a line for each system from value to value, then to its figure; the higher, the darker."""
+    fields = list(next(iter(points.values())))
+    figure = Figure(figsize=(max(_WIDTH, 1.9 * (len(fields) + 1)), 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    lowest, highest = (of(each.value.mean for each in one.figures) for of in (min, max))
+    heights = {each.system: (each.value.mean - lowest) / max(highest - lowest, 1e-9) for each in one.figures}
+    ways: dict[str, list[float]] = {system: [] for system in points}
+    for at, field in enumerate(fields):
+        values = list(dict.fromkeys(str(point[field]) for point in points.values()))
+        places = dict(zip(values, np.linspace(0, 1, len(values)), strict=True))
+        # A little apart, so that no line hides another.
+        for (system, point), aside in zip(points.items(), np.linspace(-0.03, 0.03, len(points)), strict=True):
+            ways[system].append(places[str(point[field])] + aside)
+        _axis(axes, at, places)
+    _axis(axes, len(fields), {f"{lowest:.3f}": 0.0, f"{highest:.3f}": 1.0})
+    for system, height in sorted(heights.items(), key=lambda each: each[1]):
+        colour = _LOW_TO_HIGH(height)
+        axes.plot(
+            [*ways[system], height], color=colour, linewidth=1.2 + 1.6 * height, marker="o", markersize=4
+        )
+    axes.set_xlim(-0.45, len(fields) + 0.45)
+    axes.set_xticks(range(len(fields) + 1), [*(field.replace(".", ".\n") for field in fields), one.name])
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    return figure
+
+
+def _axis(axes: Axes, at: int, places: Mapping[str, float]) -> None:
+    """A vertical axis of parallel coordinates, with words at its places."""
+    axes.axvline(at, color="#8c959f", linewidth=1, zorder=0)
+    for word, height in places.items():
+        axes.annotate(
+            word, (at, height), (7, 8), textcoords="offset points", fontsize=10, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
 
 
 @mpl.rc_context(_STYLE)

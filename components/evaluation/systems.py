@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,7 @@ def compare_systems(
     about: dict[str, str],
     baseline: str,
     sets: list[str],
+    points: dict[str, dict[str, Any]] | None = None,
     **folders: Folder,
 ) -> dict[str, float]:
     """Test every pair of systems on every set, and write it up.
@@ -49,6 +51,7 @@ def compare_systems(
     Args:
         systems, sets: names, in the order in which they are shown.
         about: what each system is, in words.
+        points: of a sweep, the value of every field that was varied, by system.
         output: gets comparison.json (systems_table.ComparisonTable) and comparison.html, one file that loads nothing.
         folders: outputs of steps, by `keywords.keyword`: `evaluate` of a system on a set, `model` of a system, and
             `stage` and `batches` of each stage of its training.
@@ -82,7 +85,7 @@ def compare_systems(
         [System(name, about[name], _cost(name, folders)) for name in systems],
         [_test(name, metrics[name], rows[name], each, systems, baseline) for name, each in draws.items()],
     )
-    _write_page(table, resamples, output, monitor)
+    _write_page(table, points, resamples, output, monitor)
     monitor.artifact("comparison.json", write_comparison(table, output))
     return {
         f"{each.name}/{figure.system}": figure.value.mean for each in table.sets for figure in each.figures
@@ -166,7 +169,13 @@ def _test(name: str, metric: str, rows: int, draws: Draws, systems: list[str], b
     )
 
 
-def _write_page(table: ComparisonTable, resamples: int, output: Folder, monitor: Monitor) -> None:
+def _write_page(
+    table: ComparisonTable,
+    points: Mapping[str, Mapping[str, Any]] | None,
+    resamples: int,
+    output: Folder,
+    monitor: Monitor,
+) -> None:
     plots = {
         each.name: [
             Plot(f"scores-{each.name}", f"{each.name}: each system with its interval", figures.systems(each)),
@@ -175,10 +184,13 @@ def _write_page(table: ComparisonTable, resamples: int, output: Folder, monitor:
         for each in table.sets
     }
     cost = Plot("cost", "score against seconds of training", figures.costs(table))
-    for plot in (*(plot for of_set in plots.values() for plot in of_set), cost):
+    whole = [cost]
+    if points:
+        whole.insert(0, Plot("sweep", "from the values to the scores", figures.sweep(table.sets[0], points)))
+    for plot in (*(plot for of_set in plots.values() for plot in of_set), *whole):
         monitor.figure(f"{plot.name}.png", plot.figure)
     page = template("systems.html").render(
-        table=table, plots=plots, cost=cost, resamples=resamples, level=LEVEL
+        table=table, plots=plots, whole=whole, resamples=resamples, level=LEVEL
     )
     output.write("comparison.html", page.encode())
     monitor.artifact("comparison.html", page.encode())

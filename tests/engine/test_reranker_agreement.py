@@ -141,5 +141,7 @@ def test_vllm(models, pairs, expected, tmp_path, form):
         env=environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     scores = Path(arguments[3])
-    assert scores.exists(), done.stderr[-2000:]  # not the exit status: vLLM's threads now and then abort its end
+    assert scores.exists(), done.stderr[
+        -2000:
+    ]  # not the exit status: vLLM's threads now and then abort its end
     np.testing.assert_allclose(json.loads(scores.read_text()), expected, atol=1e-3)

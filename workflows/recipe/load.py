@@ -97,13 +97,23 @@ def _comparison(source: Source) -> Compared:
         if system.recipe is None:
             continue
         try:
-            recipes[label] = _changed_recipe(system, comparison.set | system.set, source.path.parent)
+            recipes[label] = changed_recipe(system, comparison.set, source.path.parent)
         except RecipeError as error:
             raise source.error(("systems", label), f"system `{label}`: {error}") from error
     return Compared(comparison, recipes)
 
 
-def _changed_recipe(system: System, changes: dict[str, Any], folder: Path) -> Recipe:
+def changed_recipe(system: System, of_all: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe of a system with what is set in it.
+
+    Args:
+        of_all: what the comparison sets in every recipe, by dotted field.
+        folder: that paths of what is set begin at.
+
+    Raises:
+        RecipeError: as `load`.
+    """
+    changes = of_all | system.set
     source = read_source(find(str(system.recipe)))
     if _compares(source):
         raise RecipeError(f"{source.path} is a comparison, not a recipe")

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_model import write_tiny_model
 
+from components.evaluation import figures
 from components.evaluation.comparison import compare_results
 from components.evaluation.evaluation import read_evaluation, write_evaluation
 from components.evaluation.outcome import compare_outcomes, judge, read_outcome, write_outcome
@@ -62,11 +63,11 @@ def folders(system, tmp_path):
     return found
 
 
-def compare(folders, output, sets=("search", "alike"), baseline="base"):
+def compare(folders, output, sets=("search", "alike"), baseline="base", points=None):
     about = dict.fromkeys(SYSTEMS, "words")
     numbers = compare_systems(
         output=Folder(str(output)), monitor=Silent(), systems=SYSTEMS, about=about, baseline=baseline,
-        sets=list(sets), **folders,
+        sets=list(sets), points=points, **folders,
     )  # fmt: skip
     return numbers, read_comparison(Folder(str(output)))
 
@@ -164,6 +165,22 @@ def test_the_page_and_the_terminal_show_every_figure(folders, tmp_path):
                 shown = f"[{figure.value.low:.3f}, {figure.value.high:.3f}]"
                 assert shown in capture.get()
                 assert f"{figure.value.mean:.3f}" in page
+
+
+def test_a_sweep_is_drawn_from_its_values_to_its_scores(folders, tmp_path):
+    points = {
+        system: {"rate": rate, "size": 8} for system, rate in zip(SYSTEMS, (1e-5, 3e-5, 1e-5), strict=True)
+    }
+    _, table = compare(folders, tmp_path / "out", points=points)
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert page.count("from the values to the scores") == 1
+    lines = [
+        line for line in figures.sweep(table.sets[0], points).axes[0].lines if len(line.get_xdata()) == 3
+    ]
+    means = sorted(each.value.mean for each in table.sets[0].figures)
+    expected = [(mean - means[0]) / (means[-1] - means[0]) for mean in means]
+    assert sorted(line.get_ydata()[-1] for line in lines) == pytest.approx(expected)
+    assert [line.get_ydata()[0] > 0.5 for line in lines].count(True) == 1  # the one of the higher rate
 
 
 def test_one_set_has_no_average_and_other_rows_are_refused(folders, tmp_path, system):
