@@ -199,7 +199,8 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             if child.data.tags["step.name"] == "weak" and child.data.tags["step.cached"] == "false"
             for metric in api.get_metric_history(child.info.run_id, "loss")
         )
-        assert min(found) < steps[0] <= max(found) + 1
+        # From a checkpoint, and perhaps a later one than were there: the workers outlive their driver for a moment.
+        assert steps[0] > min(found)
         assert steps == list(range(steps[0], 121))
         assert weights_of_merged(root) == weights_of_merged(undisturbed[0].folder / "results")
     finally:
