@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DeadlyMonitor:
-    """Writes every step's metrics to a file; kills its process once, at `dies_at_step`."""
+    """Writes every step's metrics to a file; kills its process once, at `dies_at_step`, when `awaited` exists."""
 
     directory: str
     dies_at_step: int | None = None
+    awaited: str = "."
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         folder = Path(self.directory)
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if step is not None and step == self.dies_at_step and not (folder / "died").exists():
+            until = time.monotonic() + 60
+            while not (folder / self.awaited).exists() and time.monotonic() < until:
+                time.sleep(0.05)
             (folder / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 

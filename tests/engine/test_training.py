@@ -42,7 +42,9 @@ def test_a_stage_whose_worker_was_killed_ends_in_the_same_bits(tmp_path: Path) -
     batches = write_plan(model, tmp_path, pair_table(40), batch_size=8, epochs=1.5)  # 5 an epoch
 
     undisturbed = train(batches, model, tmp_path / "undisturbed")
-    deadly = DeadlyMonitor(str(tmp_path / "killed"), dies_at_step=7)
+    # Ray learns of checkpoints by asking every second; seven steps of this model may take less.
+    noted = "state/train/checkpoint_manager_snapshot.json"
+    deadly = DeadlyMonitor(str(tmp_path / "killed"), dies_at_step=7, awaited=noted)
     resumed = train(batches, model, tmp_path / "killed", monitor=deadly, max_failures=1)
     assert (tmp_path / "killed" / "died").exists()
 
