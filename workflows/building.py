@@ -1,6 +1,6 @@
 """One step of a recipe -> one step of the DAG: which function, what makes its identity, what it may take."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,15 @@ from components.corpus import contamination
 from components.evaluation import labelled
 from components.model import names
 from components.pairs.sources import hub, outside
+from components.serving.calls import Kind
 from components.synthesis import prompts
-from workflows.engine.step import Budget, Following, Step, Sub
+from workflows.engine.step import Budget, Following, Step, Sub, closure, producer
 from workflows.profile import Profile
 from workflows.recipe import steps as asks
 from workflows.recipe.documents import Contamination
 from workflows.recipe.evaluations import OnSet, Retrieval
 from workflows.recipe.references import Reads
-from workflows.recipe.schema import Model
+from workflows.recipe.schema import Model, Recipe
 from workflows.recipe.training import EmbeddingStage, Stage, TrainReranker
 
 Inputs = dict[str, Step | Sub]
@@ -308,6 +309,43 @@ def merge(name: str, asked: asks.Merge, stage: Step) -> Step:
     )
 
 
+def card(name: str, kind: Kind, recipe: Recipe, judged: Mapping[str, Step | Sub]) -> Step:
+    """The card of a model, from all steps that it was made by.
+
+    Args:
+        judged: the arguments `model`, `evaluation` and `base_evaluation`.
+    """
+    made = closure([producer(judged["model"])])
+    ingredients, places = _from_outside(recipe, made)
+    return Step(
+        name,
+        "components.serving.card:write_card",
+        config={"kind": kind, "recipe": recipe.shown(), "ingredients": ingredients},
+        inputs={**judged, **{f"made_{step.name.replace('-', '_')}": step for step in made}},
+        execution={"places": places},
+    )
+
+
+def _from_outside(recipe: Recipe, made: Iterable[Step]) -> tuple[dict[str, str], dict[str, str]]:
+    """What steps took from outside -> which did; and where of that lies somewhere on this machine."""
+    places = {label(source): source for source in recipe.documents.sources}
+    taken = {source: ["documents"] for source in places}
+    for step in made:
+        if step.fn.startswith("components.model."):
+            [name] = step.external
+            place = step.execution["model"]
+        elif "source" in step.execution:
+            place = step.execution["source"]
+            name = label(place)
+        elif step.fn.endswith(":synthesise_at_endpoint"):
+            name = place = step.config["llm"]
+        else:
+            continue
+        taken.setdefault(name, []).append(step.name)
+        places[name] = name if "://" in name else place
+    return {name: ", ".join(steps) for name, steps in taken.items()}, places
+
+
 def _score(
     name: str, function: str, config: Mapping[str, Any], inputs: Mapping[str, Step | Sub], profile: Profile
 ) -> Step:
@@ -405,7 +443,7 @@ def _import(name: str, function: str, model: str, config: Mapping[str, Any]) -> 
 
 def label(model: str) -> str:
     """A model's name without the folders of this machine."""
-    return model if "://" in model else Path(model).name
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _config(asked: Any, *left_out: str) -> dict[str, Any]:

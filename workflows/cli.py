@@ -45,7 +45,8 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     MAKE: (initialising.init, running.plan, running.run, running.runs, merging.merge),
     "Judge and compare": (evaluating.evaluate, comparing.compare, sweeping.sweep, inspecting.inspect),
     "Serve and embed": (
-        serving.promote, serving.serve, serving.rollback, serving.retire, serving.key, embedding.embed,
+        serving.promote, serving.serve, serving.rollback, serving.retire, serving.key, serving.push,
+        embedding.embed,
     ),
     "On a cluster": (submitting.submit, submitting.logs, submitting.stop, submitting.resume),
     HOUSE_KEEPING: (clearing.gc, schemas.schema),

@@ -15,11 +15,11 @@
                 |                                    |              |
                 +---------------------------- supervised (train) - merged (merge)
                                                                     |
-    evaluate-bm25, -base and every model; checkpoints of a stage beside it - report - register
+    evaluate-bm25, -base and every model; checkpoints of a stage beside it - report, card - register
     each model on each set of the recipe's `evaluations`: evaluate-MODEL-on-SET - report
 
     a reranker: hard (mine) - judged (rerank-data) - reranker-batches - reranker (train-reranker), from reranker-base
-                rerank-bm25-by-reranker, rerank-merged-by-reranker - report - register-reranker
+                rerank-bm25-by-reranker, rerank-merged-by-reranker - report, card-reranker - register-reranker
 
 A recipe's step reads the nearest earlier step that leaves what it needs, or the one that it names. Each step of the
 DAG names its function; `config`, `inputs` and `external` are what changes the result and make its identity,
@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.corpus import readers
+from components.evaluation.reranking_result import FIRST_STAGE
+from components.serving.calls import Kind
 from workflows import building
 from workflows.engine.step import Budget, Step, Sub
 from workflows.profile import Profile
@@ -90,35 +92,17 @@ def pipeline(recipe: Recipe, profile: Profile, tracking_uri: str | None = None) 
         }
         | {f"rerank_{name.replace('-', '_')}": step for name, step in rerankings.items()},
     )
-    encoding, budget = building.encoding(profile)
-
-    def register(name: str, function: str, registered: str, **inputs: Step | Sub) -> Step:
-        return Step(
-            name,
-            f"components.serving.registry:{function}",
-            config={"name": registered},
-            inputs={**inputs, "split": split},
-            execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoding},
-            confirm="components.serving.registration:is_registered",
-            budget=budget,
-        )
-
     registers = []
     if made.last != BASE:
-        registers.append(
-            register(
-                "register", "register_model", recipe.name,
-                model=models[made.last], evaluation=evaluations[made.last], base_evaluation=evaluations[BASE],
-            )
-        )  # fmt: skip
+        judged = Judged("embedding", models[made.last], evaluations[made.last], evaluations[BASE])
+        registers.append(_register("register", recipe.name, judged, recipe, profile, split, tracking_uri))
     for name in list(rerankers)[-1:]:
-        judged = rerankings[f"{made.last}-by-{name}"]
+        after = rerankings[f"{made.last}-by-{name}"]
+        judged = Judged("reranker", rerankers[name][1], after, after / FIRST_STAGE)
+        registered = reranker_name(recipe.name)
         registers.append(
-            register(
-                "register-reranker", "register_reranker", reranker_name(recipe.name),
-                model=rerankers[name][1], evaluation=judged,
-            )
-        )  # fmt: skip
+            _register("register-reranker", registered, judged, recipe, profile, split, tracking_uri)
+        )
     return [report, *registers, *checkpoints]
 
 
@@ -186,6 +170,45 @@ def make(recipe: Recipe, profile: Profile) -> Made:
             case _:
                 made[name] = building.pairs(name, asked, profile, split, inputs)
     return Made(documents | {BASE: base} | made, models, stages, rerankers)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model that is registered: its scores, and those of what it is to be better than."""
+
+    kind: Kind
+    model: Step | Sub
+    evaluation: Step
+    base_evaluation: Step | Sub
+
+
+def _register(
+    name: str,
+    registered: str,
+    judged: Judged,
+    recipe: Recipe,
+    profile: Profile,
+    split: Step,
+    tracking_uri: str | None,
+) -> Step:
+    """The model's card, and its entry into the registry."""
+    of_model: dict[str, Step | Sub] = {
+        "model": judged.model, "evaluation": judged.evaluation, "base_evaluation": judged.base_evaluation
+    }  # fmt: skip
+    encoding, budget = building.encoding(profile)
+    return Step(
+        name,
+        f"components.serving.registry:register_{'model' if judged.kind == 'embedding' else 'reranker'}",
+        config={"name": registered},
+        inputs={
+            **of_model,
+            "card": building.card(name.replace("register", "card"), judged.kind, recipe, of_model),
+            "split": split,
+        },
+        execution={"tracking_uri": tracking_uri, "experiment": recipe.name, **encoding},
+        confirm="components.serving.registration:is_registered",
+        budget=budget,
+    )
 
 
 def reranker_name(recipe: str) -> str:

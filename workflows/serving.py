@@ -1,4 +1,4 @@
-"""`embedloom promote, rollback, retire, key, serve`: which version answers, and the service that it answers by."""
+"""`embedloom promote, rollback, retire, key, push, serve`: which version answers, and the service it answers by."""
 
 import contextlib
 from collections.abc import Iterator
@@ -118,6 +118,30 @@ def key(
     from components.serving.keys import add_key
 
     print(add_key(keys, name, requests_per_minute, tokens_per_minute))
+
+
+def push(
+    name: Annotated[str, typer.Argument(help="A registered model.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Where to; made if it is not there.")
+    ],
+    alias: Annotated[str | None, typer.Option(help="Which version; champion by default.")] = None,
+    version: Annotated[str | None, typer.Option(help="A version by number.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="A new repository is for all to see.")] = False,
+    root: Root = ROOT,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Upload a registered version, with its card, to a Hugging Face hub.
+
+    The hub is that of HF_ENDPOINT, huggingface.co by default. The token is HF_TOKEN, or that of `hf auth login`.
+    """
+    from components.serving import hub
+    from components.serving.versions import resolve
+
+    uri = mlflow_uri(root, tracking_uri)
+    release = resolve(name, alias=alias, version=version, tracking_uri=uri, say=say)
+    with _failing_by_1():
+        say(f"version {release.version} of {name}: {hub.push(release, repository, private=not public)}")
 
 
 def serve(

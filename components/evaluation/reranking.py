@@ -16,13 +16,11 @@ from components.evaluation.evaluation import (
     write_evaluation,
 )
 from components.evaluation.metrics import METRICS
-from components.evaluation.reranking_result import RERANKING_FILE, Reranking, read_reranking
+from components.evaluation.reranking_result import FIRST_STAGE, RERANKING_FILE, Reranking, read_reranking
 from components.evaluation.retrieval import rank_by_bm25
 from components.model.reranker import Reranker, load_reranker
 from components.monitor import Monitor
 from components.storage import Folder
-
-FIRST_STAGE = "first_stage"
 
 
 def evaluate_reranker(

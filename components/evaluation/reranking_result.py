@@ -7,6 +7,8 @@ from components.evaluation.significance import Interval
 from components.storage import Folder
 
 RERANKING_FILE = "reranking.json"
+FIRST_STAGE = "first_stage"
+"""Folder beside it: the scores of the ranking that was given."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,9 @@ def _on_hub(name: str) -> ResolvedModel:
             f"model {name}: no directory, .gguf file, package://name, models:/name/version or hub id"
         )
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from components.model.hub_errors import HUB_ERRORS
 
     try:
         cached = Path(snapshot_download(name, local_files_only=True, allow_patterns=_HUB_FILES))
@@ -186,7 +188,7 @@ def _on_hub(name: str) -> ResolvedModel:
         )
     try:
         revision = HfApi().model_info(name, timeout=20).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except HUB_ERRORS as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"model {name}: no such directory, and the hub does not give it: {reason}"

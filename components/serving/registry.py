@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.evaluation.collection import read_collection
 from components.evaluation.evaluation import read_evaluation
-from components.evaluation.reranking import FIRST_STAGE, evaluate_beside
+from components.evaluation.reranking import evaluate_beside
 from components.evaluation.retrieval import evaluate_model
 from components.model.embedder import read_spec
 from components.model.export import weights_digest
@@ -19,6 +19,7 @@ from components.model.reranker import load_pair_tokens
 from components.model.reranker_file import scorer_id
 from components.monitor import Monitor, Silent
 from components.serving.calls import Kind
+from components.serving.card import read_card
 from components.serving.judgement import champion_role, judge
 from components.serving.registration import Registration, write_registration
 from components.serving.release import fetch
@@ -27,6 +28,7 @@ from components.serving.versions import (
     CANDIDATE,
     CHAMPION,
     SPACE_TAG,
+    add_card,
     add_evidence,
     add_version,
     aliases,
@@ -49,6 +51,7 @@ def register_model(
     split: Folder,
     evaluation: Folder,
     base_evaluation: Folder,
+    card: Folder,
     output: Folder,
     monitor: Monitor,
     name: str,
@@ -67,6 +70,7 @@ def register_model(
         model: model directory.
         split: output of the split step, whose `evaluation/` is the set.
         evaluation, base_evaluation: `evaluate_model` outputs of the model and of its untrained base on it.
+        card: what `write_card` left; goes with the version, and a summary of it into its description.
         output: receives `gate.json` and `registration.json`.
         name: of the registered model.
         tracking_uri: MLflow server; `MLFLOW_TRACKING_URI` if None.
@@ -94,6 +98,7 @@ def register_model(
         return measured
 
     version, is_new = _enter(client, model, name, "embedding", experiment, run_id)
+    add_card(client, version, read_card(card))
     return _judge(client, version, is_new, evaluation, base_evaluation, measure, output, monitor)
 
 
@@ -102,6 +107,8 @@ def register_reranker(
     model: Folder,
     split: Folder,
     evaluation: Folder,
+    base_evaluation: Folder,
+    card: Folder,
     output: Folder,
     monitor: Monitor,
     name: str,
@@ -117,7 +124,7 @@ def register_reranker(
 
     Args:
         model: reranker directory.
-        evaluation: `evaluate_reranker` output.
+        evaluation, base_evaluation: `evaluate_reranker` output, and the `first_stage` in it.
 
     The others, what is returned and raised: as of `register_model`.
     """
@@ -133,7 +140,8 @@ def register_reranker(
         return measured
 
     version, is_new = _enter(client, model, name, "reranker", experiment, run_id)
-    return _judge(client, version, is_new, evaluation, evaluation / FIRST_STAGE, measure, output, monitor)
+    add_card(client, version, read_card(card))
+    return _judge(client, version, is_new, evaluation, base_evaluation, measure, output, monitor)
 
 
 def _enter(

