@@ -227,7 +227,7 @@ def work_of(choice: Choice, lengths: Lengths) -> Work:
         trained=round(first + second),
         trained_tokens=first * (QUERY_TOKENS + length) + second * (QUERY_TOKENS + 2 * length),
         length=length,
-        steps=18 + len(choice.pairs) + choice.chunk + sum(map(bool, (choice.known_items, choice.candidates))),
+        steps=19 + len(choice.pairs) + choice.chunk + sum(map(bool, (choice.known_items, choice.candidates))),
     )
 
 

@@ -58,6 +58,11 @@ def test_mlflow_holds_a_parent_and_a_child_a_step(undisturbed):
     version = api.get_model_version_by_alias("tiny", "candidate")
     assert version.tags["fingerprint"]
     assert version.run_id == by_name["register"].info.run_id
+    assert "held-out queries" in version.description
+    of_version = {
+        file.path for file in api.list_logged_model_artifacts(version.source.removeprefix("models:/"))
+    }
+    assert {"README.md", "card.json"} <= of_version
     reranker = api.get_model_version_by_alias("tiny-reranker", "candidate")
     assert (reranker.tags["kind"], version.tags["kind"]) == ("reranker", "embedding")
     assert reranker.tags["scorer_id"]
@@ -130,7 +135,9 @@ def test_plan_names_the_field_that_changed_and_what_depends_on_it(undisturbed):
         "evaluate-merged-on-alike",
         "rerank-merged-by-reranker",
         "report",
+        "card",
         "register",
+        "card-reranker",
         "register-reranker",
     }
     assert planned["supervised"]["reasons"] == ["objective.temperature: 0.02 -> 0.05"]

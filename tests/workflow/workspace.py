@@ -17,9 +17,9 @@ DOCUMENTS = 240
 STEPS = {
     "documents", "duplicates", "split", "base", "weak-pairs", "weak-batches", "weak", "supervised-pairs", "mined",
     "supervised-batches", "supervised", "merged", "evaluate-bm25", "evaluate-base", "evaluate-weak",
-    "evaluate-supervised-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "register",
+    "evaluate-supervised-checkpoints", "evaluate-supervised", "evaluate-merged", "report", "card", "register",
     "judged", "reranker-base", "reranker-batches", "reranker", "rerank-bm25-by-reranker",
-    "rerank-merged-by-reranker", "register-reranker",
+    "rerank-merged-by-reranker", "card-reranker", "register-reranker",
     *(f"evaluate-{model}-on-alike" for model in ("base", "weak", "supervised", "merged")),
 }  # fmt: skip
 
