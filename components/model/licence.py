@@ -1,6 +1,5 @@
 """Under which licence something was published, as it says itself. Nothing is looked up by anyone's word but its own."""
 
-import os
 from importlib import metadata
 from pathlib import Path
 
@@ -25,9 +24,7 @@ def stated_licence(name: str) -> str | None:
     if path.exists():
         card = path / "README.md"
         return _of_card(str(card)) if card.is_file() else None
-    if rest or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return None
-    return _of_card(name.partition("@")[0])
+    return None if rest else _of_card(name.partition("@")[0])
 
 
 def _of_package(package: str) -> str | None:

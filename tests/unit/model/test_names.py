@@ -47,6 +47,15 @@ def test_what_cannot_be_found_is_one_sentence(name, message, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
+def test_a_hub_that_is_away_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"the hub does not give it: .*refused") as raised:
+        resolve_model("nobody/no-such-model")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_directory_of_pickles_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

