@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from components.model.linear import use_onednn
+from components.model.linear import outruns_mkl, use_onednn
 from components.model.spec import Attention
 
 SWITCHABLE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
@@ -69,7 +69,8 @@ def load_pretrained(
             )
     except OSError as error:
         raise ValueError(f"{directory} holds no model that can be loaded: {_first_line(error)}") from error
-    use_onednn(model)
+    if outruns_mkl():
+        use_onednn(model)
     return model, sorted(report["missing_keys"])
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from components.model.backbone import is_causal, transformer_blocks
-from components.model.linear import Linear
+from components.model.linear import outruns_mkl, use_onednn
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ def matrix_product_rate(dtype: torch.dtype, device: torch.device, group: dist.Pr
     size, tries = (8192, 10) if device.type == "cuda" else (1024, 40)
     generator = torch.Generator(device).manual_seed(0)
     matrix = torch.randn(size, size, device=device, generator=generator).to(dtype)
-    layer = nn.utils.skip_init(Linear, size, size, bias=False, device=device, dtype=dtype)
+    layer = nn.utils.skip_init(nn.Linear, size, size, bias=False, device=device, dtype=dtype)
     layer.weight = nn.Parameter(matrix, requires_grad=False)
+    if outruns_mkl():
+        use_onednn(layer)
     dist.barrier(group)
     seconds = []
     for _ in range(tries):
