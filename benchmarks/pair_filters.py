@@ -67,7 +67,7 @@ def by_filter(pairs: Folder, model: Folder, workers: int) -> tuple[float, np.nda
             num_workers=workers,
         )  # fmt: skip
         taken = time.perf_counter() - began
-        return taken, (root / "out").read_table("pairs.parquet")["score"].to_numpy()
+        return taken, (root / "out").read_table("pairs.parquet")["measured"].to_numpy()
 
 
 def by_sentence_transformers(pairs: Folder, model: Folder) -> tuple[float, np.ndarray]:

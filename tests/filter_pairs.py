@@ -36,6 +36,7 @@ def pair(row, query, positive, instruction=None, **changes):
         "instruction": instruction,
         "language": "en",
         "origin": "synthetic",
+        "score": row % 3,  # what the source says stays what it is
     } | changes
 
 
@@ -75,7 +76,7 @@ def outcome(output: Folder) -> tuple[dict[str, float], dict[str, float], dict[st
     kept, rejected = output.read_table("pairs.parquet"), output.read_table("rejected/rejected.parquet")
     assert kept.schema == PAIRS
     scores = [
-        dict(zip(table["pair_id"].to_pylist(), table["score"].to_pylist(), strict=True))
+        dict(zip(table["pair_id"].to_pylist(), table["measured"].to_pylist(), strict=True))
         for table in (kept, rejected)
     ]
     reasons = zip(rejected["pair_id"].to_pylist(), rejected["reason"].to_pylist(), strict=True)

@@ -354,6 +354,7 @@ def _score(
     return Step(
         name,
         function,
+        version=2,
         config=config,
         inputs=inputs,
         execution=execution,

@@ -42,7 +42,8 @@ PAIRS = pa.schema(
         pa.field("instruction", pa.string()),
         pa.field("language", pa.string(), nullable=False),
         pa.field("origin", pa.string(), nullable=False),
-        pa.field("score", pa.float32()),
+        pa.field("score", pa.float32()),  # what the source says of the pair: how alike, or which class
+        pa.field("measured", pa.float32()),  # what the last filter or mining gave query and positive
         # what made a synthetic row
         pa.field("persona", pa.string()),
         pa.field("question_type", pa.string()),

@@ -180,8 +180,8 @@ def _scores(steps: dict[str, Folder]) -> list[Plot]:
     for name, folder in steps.items():
         if not (folder.exists("pairs.parquet") and folder.exists("rejected/rejected.parquet")):
             continue
-        kept = _column(folder, "pairs.parquet", "score")
-        rejected = _column(folder, "rejected/rejected.parquet", "score")
+        kept = _column(folder, "pairs.parquet", "measured")
+        rejected = _column(folder, "rejected/rejected.parquet", "measured")
         if len(kept):
             words = f"Histogram of scores in {name}: {len(kept)} pairs kept, {len(rejected)} rejected"
             plots.append(Plot(f"scores-{name}", words, figures.scores(kept, rejected, name)))

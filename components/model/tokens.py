@@ -77,8 +77,13 @@ def _piece(piece: dict[str, Any]) -> str:
 def appended_token(tokenizer: PreTrainedTokenizerFast) -> str | None:
     """The special token that the tokenizer puts behind a text; None if it puts none."""
     backend = tokenizer.backend_tokenizer
-    whole, text = backend.encode("a").tokens, backend.encode("a", add_special_tokens=False).tokens
+    whole, text = (_unpadded(backend.encode("a", add_special_tokens=framed)) for framed in (True, False))
     return whole[-1] if whole[len(whole) - len(text) :] != text else None
+
+
+def _unpadded(encoding: Encoding) -> list[str]:
+    """Tokens without the padding that a tokenizer's own file may ask for."""
+    return [token for token, is_text in zip(encoding.tokens, encoding.attention_mask, strict=True) if is_text]
 
 
 def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

@@ -215,7 +215,7 @@ class BlockMiner:
         for name, new in columns.items():
             old = table[name].combine_chunks()
             columns[name] = pc.if_else(pa.array(mine_B), new, old)
-        columns["score"] = pa.array(candidates.positive_score_B)
+        columns["measured"] = pa.array(candidates.positive_score_B)
         columns["first_score"] = pa.array(first_B, from_pandas=True)
         whole = [
             columns.get(name, table[name] if name in table.column_names else None) for name in MINED.names

@@ -95,7 +95,7 @@ def test_workers_find_what_one_process_finds_also_when_one_is_killed(
     # Other threads, other last bits: of two documents that score all but alike the other may come first.
     assert np.mean([one == other for one, other in zip(found, expected, strict=True)]) > 0.998
     assert min(map(len, found)) == 3
-    kept = [name for name in PAIRS.names if name not in ("score", "negatives", "negative_ids")]
+    kept = [name for name in PAIRS.names if name not in ("measured", "negatives", "negative_ids")]
     assert spread.select(kept).equals(alone.select(kept))
-    np.testing.assert_allclose(spread["score"].to_numpy(), alone["score"].to_numpy(), atol=1e-6)
+    np.testing.assert_allclose(spread["measured"].to_numpy(), alone["measured"].to_numpy(), atol=1e-6)
     assert spread_numbers == pytest.approx(alone_numbers, rel=1e-3)

@@ -60,7 +60,7 @@ def filter_by_consistency(
         pool_size: passages in the pool at most; of fewer, all.
         seed: of the sample, which does not depend on the order of the rows.
         precision: in which the model computes.
-        output: `pairs.parquet` with `score`, the cosine; `rejected/rejected.parquet` with score and reason.
+        output: `pairs.parquet` with the cosine as `measured`; `rejected/rejected.parquet` with score and reason.
         state: what survives an attempt: texts that are encoded there are not encoded again.
         tokens_per_batch: padded tokens in one forward pass.
         num_workers: processes that encode and search at once. num_cpus, num_gpus: of one that encodes; one that

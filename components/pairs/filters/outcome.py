@@ -44,7 +44,7 @@ def write_outcome(
     monitor: Monitor,
     cut: float | None = None,
 ) -> dict[str, float]:
-    """Write `pairs.parquet` and `rejected/rejected.parquet`, both with `score`, and draw the scores.
+    """Write `pairs.parquet` and `rejected/rejected.parquet`, both with the score as `measured`, and draw the scores.
 
     Args:
         score_N: float32, of all pairs; NaN: could not be scored.
@@ -61,11 +61,12 @@ def write_outcome(
         for piece in read_pairs(pairs, ROWS_AT_ONCE):
             rows = slice(start, start + piece.num_rows)
             start += piece.num_rows
-            column = pa.array(score_N[rows], PAIRS.field("score").type)
-            piece = piece.set_column(piece.schema.get_field_index("score"), PAIRS.field("score"), column)
+            field = PAIRS.field("measured")
+            column = pa.array(score_N[rows], field.type)
+            piece = piece.set_column(piece.schema.get_field_index(field.name), field, column)
             writer.keep(piece.filter(pa.array(kept_N[rows])))
             rejected = piece.filter(pa.array(~kept_N[rows]))
-            scores = rejected["score"].to_numpy()
+            scores = rejected["measured"].to_numpy()
             writer.reject(
                 rejected,
                 [

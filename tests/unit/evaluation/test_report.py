@@ -69,7 +69,7 @@ def pairs(origins, scores):
     rows = [
         {
             "pair_id": str(n), "query": "q", "positive": "p", "query_id": "q", "positive_id": "p",
-            "task": "retrieval", "language": "en", "origin": origin, "score": score,
+            "task": "retrieval", "language": "en", "origin": origin, "measured": score,
         }
         for n, (origin, score) in enumerate(zip(origins, scores, strict=True))
     ]  # fmt: skip
@@ -109,7 +109,7 @@ def folders(tmp_path):
         folder("split").write_table(f"evaluation/{name}.parquet", pa.Table.from_pylist(rows, schema=schema))
     folder("filtered").write_table("pairs.parquet", pairs(["synthetic"] * 5, [0.9, 0.8, 0.8, 0.7, 0.75]))
     folder("filtered").write_table(
-        "rejected/rejected.parquet", pa.table({"reason": ["below_threshold"] * 2, "score": [0.1, 0.2]})
+        "rejected/rejected.parquet", pa.table({"reason": ["below_threshold"] * 2, "measured": [0.1, 0.2]})
     )
     folder("weak").write_table(
         "history.parquet", pa.table({"step": np.arange(1, 101), "loss": np.linspace(2, 1, 100)})

@@ -37,6 +37,8 @@ def test_threshold_keeps_what_reaches_it(pairs, expected, model_directory, outpu
     scored = {key: score for key, score in rejected.items() if key not in BAD}
     assert kept | scored == pytest.approx(expected, abs=1e-5)
     assert reasons == BAD | dict.fromkeys(scored, "below_cut")
+    table = output.read_table("pairs.parquet")
+    assert table["score"].to_pylist() == [int(name[1:]) % 3 for name in table["pair_id"].to_pylist()]
     assert numbers == monitor.numbers
     assert numbers == {
         "rows_in": 23, "rows_out": 13, "kept_share": 13 / 23, "cut": threshold,
@@ -74,8 +76,8 @@ def test_pieces_and_files_do_not_show(pairs, rows, model_directory, output, tmp_
     run(filter_by_cosine, pairs=parts, model=model, quantile=0.5, output=again, monitor=monitor)
     for name in ("pairs.parquet", "rejected/rejected.parquet"):
         one, other = output.read_table(name), again.read_table(name)
-        assert one.drop_columns("score").equals(other.drop_columns("score"))
-        np.testing.assert_allclose(one["score"].to_numpy(), other["score"].to_numpy(), atol=1e-6)
+        assert one.drop_columns("measured").equals(other.drop_columns("measured"))
+        np.testing.assert_allclose(one["measured"].to_numpy(), other["measured"].to_numpy(), atol=1e-6)
 
 
 def test_what_was_scored_before_a_crash_is_not_scored_again(

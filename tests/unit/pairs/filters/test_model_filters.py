@@ -123,7 +123,7 @@ def test_a_long_passage_loses_its_end_and_the_question_stays(tmp_path, judge_dir
         output=output,
         monitor=monitor,
     )
-    kept = output.read_table("pairs.parquet")["score"].to_pylist()
+    kept = output.read_table("pairs.parquet")["measured"].to_pylist()
     assert kept[0] == pytest.approx(kept[1], abs=1e-5)  # cut to the same text
 
 
