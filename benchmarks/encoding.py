@@ -40,6 +40,7 @@ from components.model.linear import Linear  # noqa: E402
 from components.model.names import resolve_model  # noqa: E402
 from components.model.source import import_model  # noqa: E402
 from components.monitor import Silent  # noqa: E402
+from components.processor import multiplies_bfloat16  # noqa: E402
 from components.storage import Folder  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
@@ -123,12 +124,6 @@ def flops(embedder: Embedder, lengths: np.ndarray) -> float:
     hidden, layers = config.hidden_size, config.num_hidden_layers
     products = 4 * hidden * hidden + 2 * hidden * config.intermediate_size
     return float(2 * layers * (products * lengths.sum() + 2 * hidden * (lengths.astype(float) ** 2).sum()))
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it. Elsewhere it is several times slower than float32."""
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def matrix_product_rate(embedder: Embedder) -> float:

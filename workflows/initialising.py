@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from components.processor import has_gpu, multiplies_bfloat16
 from workflows.terminal import ROOT, JsonOutput, reach_registry, say, terminal
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def init(
         sources=[_from(path, output.parent) for path in paths],
         base=_from(model, output.parent) if Path(model).exists() else model,
         backbone=backbone,
-        bfloat16=_computes_in_bfloat16(),
+        bfloat16=multiplies_bfloat16() or has_gpu(),
     )
     cost = None
     if backbone:
@@ -148,19 +148,6 @@ def _from(path: str, folder: Path) -> str:
         return path
     there, folder = Path(path).resolve(), folder.resolve()
     return str(there.relative_to(folder)) if there.is_relative_to(folder) else str(there)
-
-
-def _computes_in_bfloat16() -> bool:
-    """Whether the CPU has instructions for it, or there is a GPU."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        flags = ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags or _has_gpu()
-
-
-def _has_gpu() -> bool:
-    return shutil.which("nvidia-smi") is not None and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _facts(
@@ -263,7 +250,7 @@ def _cost(cost: "Cost | None", choice: "Choice") -> str:
         return f"not estimated: {choice.base} is not on this machine yet"
     work = cost.work
     limited = f" (of each kind the first {choice.limit:,})" if choice.limit else ""
-    gpu = "; there is a GPU, `--profile gpu` uses it and is not counted here" if _has_gpu() else ""
+    gpu = "; there is a GPU, `--profile gpu` uses it and is not counted here" if has_gpu() else ""
     return (
         f"about {cost.minutes:,.0f} min: {work.encoded:,} texts encoded, {work.trained:,} pairs trained on{limited}, "
         f"{work.steps} steps. Reckoned from {cost.gigaflops:,.0f} GFLOP/s, which a matrix product on {cost.cpus} CPUs "

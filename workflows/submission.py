@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from components.processor import multiplies_bfloat16
 from workflows import connection
 from workflows.profile import PROFILES, Profile
 from workflows.terminal import ROOT, reach_registry, say, tracking_folder
@@ -72,6 +73,18 @@ def run_recipe(
         recipe.model_dump(),
         recipe.description,
         announce,
+        _slow_steps(recipe) if place.address is None and not profile.gpus_per_worker else "",
+    )
+
+
+def _slow_steps(recipe: "Recipe") -> str:
+    """A line on the stages that this machine would train faster in float32; nothing if there are none."""
+    slow = [name for name, asked in recipe.steps.items() if getattr(asked, "precision", "") == "bfloat16"]
+    if not slow or multiplies_bfloat16():
+        return ""
+    return (
+        f"note: {', '.join(slow)}: this processor does not multiply in bfloat16; float32 would be several times "
+        f"faster, and is another result (--set steps.{slow[0]}.precision=float32)"
     )
 
 
@@ -83,6 +96,7 @@ def submit(
     params: dict[str, Any],
     description: str,
     announce: Callable[[str], None] = say,
+    note: str = "",
 ) -> "Result":
     """Run steps to their end.
 
@@ -90,6 +104,7 @@ def submit(
         steps_of: the steps wanted, given the URI of the MLflow server.
         name, params, description: of the run in MLflow.
         announce: is told where to look while it runs.
+        note: what else it is told, if there is anything to compute.
 
     Raises:
         ValueError: as `runner.run`, and what `steps_of` raises.
@@ -110,6 +125,8 @@ def submit(
         announce(f"MLflow         {tracking.url}")
         if dashboard:
             announce(f"Ray dashboard  {dashboard} (while this runs; its token: ray get-auth-token)")
+        if note:
+            announce(note)
 
     largest = None
     if profile.maximum_cpus is not None or profile.maximum_gpus is not None:

@@ -7,13 +7,13 @@ faster one, by a tenth forward and by 1.3 to 1.6 times with the backward pass (C
 Nothing is rounded but float32's own sums, which run in another order.
 """
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from components.processor import is_intel
 
 
 class Linear(nn.Linear):
@@ -58,9 +58,6 @@ def use_onednn(model: nn.Module) -> None:
             module.__class__ = Linear
 
 
-@cache
 def outruns_mkl() -> bool:
     """Whether oneDNN is here, and the faster one on this machine's processor."""
-    processor = Path("/proc/cpuinfo")
-    intel = processor.exists() and "GenuineIntel" in processor.read_text()
-    return torch.backends.mkldnn.is_available() and not intel
+    return torch.backends.mkldnn.is_available() and not is_intel()
