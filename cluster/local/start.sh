@@ -56,21 +56,24 @@ for _ in $(seq 120); do
     kill -0 "$(head -n 1 "$folder/pids")" 2>/dev/null || break
     sleep 0.5
 done
-node coordinator --address="127.0.0.1:$gcs" --num-cpus="$cpus" --dashboard-agent-listen-port=$((agents + 1)) \
-    --resources='{"coordinator": 4}' --labels=pool=coordinator
-node worker --address="127.0.0.1:$gcs" --num-cpus="$cpus" --dashboard-agent-listen-port=$((agents + 2)) --labels=pool=cpu
-(cd "$folder" && python -m workflows.cli mlflow start --root "$folder" --port "$mlflow" >/dev/null)
-
-for _ in $(seq 120); do # until the three have met
-    alive=$(ray list nodes --address "$EMBEDLOOM_ADDRESS" --filter state=ALIVE --format json 2>/dev/null | grep -o '"node_id"' | wc -l)
-    [ "$alive" = 3 ] && break
-    sleep 1
-done
-if [ "$alive" != 3 ]; then
-    echo "$alive of 3 nodes came up; see $folder/*.log" >&2
+# One after another: Ray gives a node half a minute to come up, and on few cores several at once do not make it.
+until_alive() { # HOW_MANY
+    local alive=0
+    for _ in $(seq 120); do
+        alive=$(ray list nodes --address "$EMBEDLOOM_ADDRESS" --filter state=ALIVE --format json 2>/dev/null | grep -o '"node_id"' | wc -l) || true
+        [ "$alive" = "$1" ] && return
+        sleep 1
+    done
+    echo "$alive of $1 nodes came up; see $folder/*.log" >&2
     "$here/stop.sh" >&2
     exit 1
-fi
+}
+node coordinator --address="127.0.0.1:$gcs" --num-cpus="$cpus" --dashboard-agent-listen-port=$((agents + 1)) \
+    --resources='{"coordinator": 4}' --labels=pool=coordinator
+until_alive 2
+node worker --address="127.0.0.1:$gcs" --num-cpus="$cpus" --dashboard-agent-listen-port=$((agents + 2)) --labels=pool=cpu
+(cd "$folder" && python -m workflows.cli mlflow start --root "$folder" --port "$mlflow" >/dev/null)
+until_alive 3
 echo "Ray     $EMBEDLOOM_ADDRESS (its token: $folder/token)"
 echo "MLflow  $MLFLOW_TRACKING_URI"
 echo "To submit to it:"
