@@ -22,7 +22,7 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from components.monitor import Monitor
 from components.objective.judging import Judging
@@ -31,6 +31,7 @@ from components.objective.pairs import check_scores
 from components.storage import Folder
 from components.training.loop import DivergenceError, export_name, run_steps
 from components.training.micro_batches import MicroBatching
+from components.training.network import NodeNetwork
 from components.training.plan_folder import read_plan
 from components.training.schedule import export_steps
 from components.training.settings import Resources, StageExecution, StageSettings, read_options
@@ -180,7 +181,7 @@ def _fit(
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # V2 hands on what rank 0 returns; the annotation is older
         train_loop_config={"settings": settings, "execution": execution, "monitor": monitor, "state": state},
-        torch_config=TorchConfig(backend="nccl" if resources.use_gpu else "gloo"),
+        torch_config=NodeNetwork(backend="nccl" if resources.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers, use_gpu=resources.use_gpu, resources_per_worker=of_worker
         ),
