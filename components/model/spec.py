@@ -145,14 +145,6 @@ class EncodingSpec:
             raise ValueError(f"side must be 'query' or 'document'; it is {side!r}")
         return self.document_template if side == "document" else self.query_template
 
-    def format_query(self, text: str, instruction: str | None = None) -> str:
-        """The query as the backbone reads it; `instruction` replaces the spec's own."""
-        return self.prefix("query", instruction) + text + self.suffix("query")
-
-    def format_document(self, text: str) -> str:
-        """The document as the backbone reads it."""
-        return self.prefix("document") + text + self.suffix("document")
-
     def has_instruction(self, side: Side) -> bool:
         """Whether the side's template has a place for an instruction."""
         return _INSTRUCTION in self._template(side)

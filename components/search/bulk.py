@@ -158,13 +158,6 @@ def check_table(
     return files, texts.find_columns(files, text, id_column), dimensions
 
 
-def read_vectors(output: Folder) -> tuple[list[str], np.ndarray]:
-    """Ids and vectors, or codes, [N, ...] of a finished folder, as far as memory takes them."""
-    table = output.read_table("vectors")
-    column = table["vector"].combine_chunks()
-    return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(column), -1)
-
-
 def _texts(
     files: Sequence[File], columns: texts.Columns, side: Side, instruction: str | None, output: Folder
 ) -> Iterator[pa.Table]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.model.spec import EncodingSpec
+from components.model.spec import EncodingSpec, Side
 
 SPEC = EncodingSpec(
     query_length=64,
@@ -19,24 +19,31 @@ SPEC = EncodingSpec(
 )
 
 
+def formatted(spec: EncodingSpec, side: Side, text: str, instruction: str | None = None) -> str:
+    """A text as the backbone reads it."""
+    return spec.prefix(side, instruction) + text + spec.suffix(side)
+
+
 def test_query_is_formatted_as_on_the_model_card_of_qwen3_embedding():
     # https://huggingface.co/Qwen/Qwen3-Embedding-0.6B, get_detailed_instruct
     task = "Given a web search query, retrieve relevant passages that answer the query"
     query = "What is the capital of China?"
-    assert SPEC.format_query(query) == f"Instruct: {task}\nQuery:{query}"
-    assert SPEC.format_query(query, "Find it") == f"Instruct: Find it\nQuery:{query}"
-    assert SPEC.format_document("The capital of China is Beijing.") == "The capital of China is Beijing."
+    assert formatted(SPEC, "query", query) == f"Instruct: {task}\nQuery:{query}"
+    assert formatted(SPEC, "query", query, "Find it") == f"Instruct: Find it\nQuery:{query}"
+    assert (
+        formatted(SPEC, "document", "The capital of China is Beijing.") == "The capital of China is Beijing."
+    )
 
 
 def test_a_template_may_go_on_behind_the_text():
     spec = replace(SPEC, query_template='This "{text}" means in one word:"', end_token=None)
-    assert spec.format_query("{text}") == 'This "{text}" means in one word:"'
+    assert formatted(spec, "query", "{text}") == 'This "{text}" means in one word:"'
     assert (spec.prefix("query"), spec.suffix("query")) == ('This "', '" means in one word:"')
 
 
 def test_an_instruction_on_either_side():
     spec = replace(SPEC, document_template="{instruction}: {text}", document_instruction="Represent it")
-    assert spec.format_document("x") == "Represent it: x"
+    assert formatted(spec, "document", "x") == "Represent it: x"
     assert spec.prefix("document", "Other") == "Other: "
     assert spec.prefix("query").startswith("Instruct: Given")
     assert spec.space_id("d") != replace(spec, document_instruction="Another").space_id("d")
@@ -50,7 +57,8 @@ def test_spaces_from_before_there_was_a_choice_keep_their_id():
 
 def test_text_and_instruction_are_never_read_as_templates():
     assert (
-        SPEC.format_query("f'{instruction} {x}'", "{text}") == "Instruct: {text}\nQuery:f'{instruction} {x}'"
+        formatted(SPEC, "query", "f'{instruction} {x}'", "{text}")
+        == "Instruct: {text}\nQuery:f'{instruction} {x}'"
     )
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from components.model.embedder import Embedder
 from components.monitor import Silent
 from components.search import encoding
-from components.search.bulk import Form, embed_table, read_vectors
+from components.search.bulk import Form, embed_table
 from components.search.quantise import ranges_of, to_bits, to_int8
 from components.storage import Folder
 from workflows.cli import app
@@ -51,6 +51,13 @@ def source(tmp_path: Path) -> str:
 def embed(source: str, model: Folder, output: Path, **more) -> dict:
     settings = {"name": "tiny", "rows_per_shard": 8, "monitor": Silent(), **more}
     return embed_table(source=source, model=model, output=Folder(str(output)), **settings)
+
+
+def read_vectors(output: Folder) -> tuple[list[str], np.ndarray]:
+    """Ids and vectors, or codes, [N, ...] of a finished folder."""
+    table = output.read_table("vectors")
+    column = table["vector"].combine_chunks()
+    return table["id"].to_pylist(), column.flatten().to_numpy().reshape(len(column), -1)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv", "tsv", "beir"])
