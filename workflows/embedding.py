@@ -1,15 +1,12 @@
 """`embedloom embed`: the vectors of a whole table, in the form that its index takes."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from components.monitor import Silent
 from workflows import connection
 from workflows.terminal import (
     ROOT,
@@ -19,6 +16,7 @@ from workflows.terminal import (
     Root,
     TrackingUri,
     fail,
+    progress,
     reach_registry,
     say,
     terminal,
@@ -112,14 +110,14 @@ def embed(
         with as_model_directory(model) as directory:
             check_table(source, directory, columns, id_column, form, to)  # type: ignore[arg-type]
             if collection:
-                with _shown("judge") as monitor:
+                with progress("judge") as monitor:
                     encoder = load_encoder(directory, Store(root).cache)
                     judged = judge_form(collection, encoder, form, sizes.tokens_per_batch, monitor)
                 if not as_json:
                     _show(judged, len(collection.queries), len(collection.passages))
             if workers.count > 1 or workers.gpus:
                 connection.connect(address)
-            with _shown("embed") as monitor:
+            with progress("embed") as monitor:
                 facts = embed_table(
                     source=source, model=directory, output=Folder(output), monitor=monitor, name=model,
                     text=columns, id_column=id_column, side=side, instruction=instruction,  # type: ignore[arg-type]
@@ -139,28 +137,6 @@ def embed(
     )
     if Folder(output).exists("rejected/rows.parquet"):
         say(f"rows without a text or an id: {output}/rejected/rows.parquet")
-
-
-@contextmanager
-def _shown(step: str) -> Iterator["_Shown"]:
-    from workflows.engine.board import Terminal
-
-    with Terminal() as screen:
-        screen.started(step)
-        yield _Shown(step, screen)
-        screen.ended(step, "done")
-
-
-class _Shown(Silent):
-    """A monitor whose progress is on this terminal."""
-
-    def __init__(self, step: str, screen: Any) -> None:
-        self._step, self._screen = step, screen
-
-    def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None:
-        from workflows.engine.board import Progress
-
-        self._screen.show({self._step: Progress(done, total, unit, facts)})
 
 
 def _show(judged: list["FormResult"], queries: int, documents: int) -> None:

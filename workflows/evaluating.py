@@ -113,7 +113,7 @@ def _evaluate(
     from workflows.engine.store import Store
 
     external_of(on_set)  # says what is wrong with the set before a model is loaded
-    with as_model_directory(model) as directory, progress() as monitor:
+    with as_model_directory(model) as directory, progress("evaluate") as monitor:
         numbers = resolve(EVALUATIONS[kind])(
             **on_set.model_dump(exclude={"kind"}),
             model=directory, output=Folder(output), monitor=monitor, cache=Store(root).cache,
@@ -129,7 +129,7 @@ def _rerank(model: str, output: str, options: dict[str, Any]) -> tuple[dict[str,
     given = {name: value for name, value in options.items() if value is not None}
     if "first_stage" in given:
         given["first_stage"] = Folder(given["first_stage"])
-    with as_reranker_directory(model) as directory, progress() as monitor:
+    with as_reranker_directory(model) as directory, progress("evaluate") as monitor:
         numbers = evaluate_reranker_on_beir(model=directory, output=Folder(output), monitor=monitor, **given)
     return numbers, _before_and_after(Folder(output))
 

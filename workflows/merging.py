@@ -63,13 +63,13 @@ def merge(
         from components.evaluation.merging import search_merge
 
         judged = read_beir(Folder(development), split)
-        with progress() as monitor:
+        with progress("search") as monitor:
             found = search_merge(paths, origin, merging, judged, trials=trials, monitor=monitor)
         for trial in found[:5]:
             say(f"nDCG@10 {trial.score:.4f}  weights {', '.join(f'{share:.3f}' for share in trial.shares)}")
         merging = Merging(Shares(found[0].shares), merging.method, merging.per)
     target = Path(output)
-    with progress() as monitor:
+    with progress("merge") as monitor:
         tensors = merge_models(paths, origin, target, merging, monitor)
     figures = write_diagnosis(tensors, len(paths), Folder(output), _Beside(target))
     say(in_words(figures, len(paths)))

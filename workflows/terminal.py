@@ -13,7 +13,7 @@ from components.monitor import Monitor, Silent
 from workflows import completion
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from workflows.engine.board import Terminal
 
 terminal = Console(highlight=False)
 
@@ -68,25 +68,24 @@ def aside(text: str) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Monitor]:
-    """A monitor that shows a bar for each kind of work on stderr, where that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def progress(what: str) -> Iterator[Monitor]:
+    """A monitor that shows how far a piece of work is on stderr, as a run shows its steps."""
+    from workflows.engine.board import Terminal
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield _Bars(bars)
+    with Terminal() as screen:
+        screen.started(what)
+        yield _Shown(what, screen)
+        screen.ended(what, "done")
 
 
-class _Bars(Silent):
-    def __init__(self, bars: "Progress") -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
+class _Shown(Silent):
+    def __init__(self, what: str, screen: "Terminal") -> None:
+        self._what, self._screen = what, screen
 
     def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None:
-        if unit not in self._tasks:
-            self._tasks[unit] = self._bars.add_task(unit, total=total)
-        self._bars.update(self._tasks[unit], completed=done, total=total)
+        from workflows.engine.board import Progress
+
+        self._screen.show({self._what: Progress(done, total, unit, facts)})
 
 
 def mlflow_uri(root: str, uri: str | None) -> str:
