@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, LoraModel
 from torch import Tensor
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import LoraModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Lora:
     layers: tuple[str, ...] = ()
 
 
-def add_adapters(backbone: PreTrainedModel, lora: Lora) -> LoraModel:
+def add_adapters(backbone: PreTrainedModel, lora: Lora) -> "LoraModel":
     """Put adapters beside the linear layers, in place; they alone are trained from here on.
 
     The first factors are drawn from torch's generator, the second ones are zero.
@@ -33,6 +36,8 @@ def add_adapters(backbone: PreTrainedModel, lora: Lora) -> LoraModel:
     Raises:
         ValueError: the backbone has no layer of one of the names.
     """
+    from peft import LoraConfig, LoraModel  # seconds, which most stages need not wait
+
     names = {name.rpartition(".")[2] for name, _ in backbone.named_modules()}
     unknown = sorted(set(lora.layers) - names)
     if unknown:

@@ -14,6 +14,7 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray import cloudpickle
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -180,7 +181,8 @@ def _fit(
     of_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": 1.0} if resources.use_gpu else {})
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # V2 hands on what rank 0 returns; the annotation is older
-        train_loop_config={"settings": settings, "execution": execution, "monitor": monitor, "state": state},
+        # As bytes: Ray's controller gets them too, and to read them would import all that trains, for seconds.
+        train_loop_config={"stage": cloudpickle.dumps((settings, execution, monitor, state))},
         torch_config=NodeNetwork(backend="nccl" if resources.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers, use_gpu=resources.use_gpu, resources_per_worker=of_worker
@@ -205,11 +207,11 @@ def _fit(
 
 def _worker(config: dict[str, Any]) -> dict[str, Any] | None:
     """What Ray Train runs on every worker. A divergence is returned, not raised: retrying would not help."""
-    settings, execution, state = config["settings"], config["execution"], config["state"]
+    settings, execution, monitor, state = cloudpickle.loads(config["stage"])
     checkpoint = ray.train.get_checkpoint()
     group = dist.group.WORLD
     assert group is not None
-    run = partial(run_steps, settings, execution, config["monitor"], group, save_checkpoint=_save_checkpoint)
+    run = partial(run_steps, settings, execution, monitor, group, save_checkpoint=_save_checkpoint)
     try:
         if checkpoint is None:
             report = run(resume_from=None)
