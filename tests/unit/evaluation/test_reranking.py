@@ -124,7 +124,7 @@ def test_the_command_reranks_what_another_command_found(split: Folder, tmp_path:
             app, ["evaluate", *arguments, "--data", str(beir), "--root", str(tmp_path / "root")]
         )
         assert done.exit_code == 0, (done.output, done.exception)
-        return done.output
+        return done.stdout
 
     found = run(str(embedder), "-o", str(tmp_path / "found"))
     assert "40 queries over 150 documents" in found
