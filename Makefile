@@ -23,4 +23,4 @@ docs: ## the site of docs/, in build/site
 	@build/docs-venv/bin/mkdocs build --strict
 
 PYTHON_OF_VENV = $$(cluster/local/venv.sh | tail -n 1)
-PYTEST = PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest --timeout 900
+PYTEST = PYTHONPATH=$(CURDIR) $(PYTHON_OF_VENV) -m pytest --timeout 1800

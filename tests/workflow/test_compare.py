@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from workflows.engine import server
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 ROOT = "compared"
 

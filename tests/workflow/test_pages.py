@@ -8,7 +8,7 @@ from browser import open_page
 from playwright.sync_api import Page, expect
 from workspace import STEPS, client, submissions
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def test_from_documents_to_a_model_in_python(undisturbed, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from workspace import STEPS, client, submissions, write_workspace
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 
 def weights_of_merged(root: Path) -> str:
@@ -170,7 +170,7 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as killed:
             # An earlier one goes when Ray Train has registered a later one, which then is what a kill leaves.
-            _wait_for(lambda: min(checkpoints_in(root), default=0) >= 5, 240)
+            _wait_for(lambda: min(checkpoints_in(root), default=0) >= 5, 600)
             killed.send_signal(signal.SIGKILL)
         assert not list(root.glob("train_stage/*/manifest.json"))
         found = checkpoints_in(root)
@@ -179,7 +179,7 @@ def test_killed_in_training_and_submitted_twice_at_once(undisturbed, tmp_path):
             subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
-        said = [process.communicate(timeout=400) for process in both]
+        said = [process.communicate(timeout=800) for process in both]
         assert [process.returncode for process in both] == [0, 0], said
 
         api = client(root)

@@ -50,7 +50,7 @@ class Workspace:
     def call(self, *arguments: str, root: str = "results") -> subprocess.CompletedProcess[str]:
         command = self.command(*arguments, root=root)
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=280, cwd=self.folder, check=False
+            command, capture_output=True, text=True, timeout=800, cwd=self.folder, check=False
         )
 
     def plan(self, *arguments: str, root: str = "results") -> dict[str, dict]:
