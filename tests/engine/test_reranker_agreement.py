@@ -138,7 +138,7 @@ def test_vllm(models, pairs, expected, tmp_path, form):
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     done = subprocess.run(
         [sys.executable, "-c", BY_VLLM, *arguments],
-        env=environment, capture_output=True, text=True, timeout=280, check=False,
+        env=environment, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     scores = Path(arguments[3])
     assert scores.exists(), done.stderr[
