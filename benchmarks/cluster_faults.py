@@ -115,9 +115,8 @@ class Cluster:
         self.start_node(self.head)
         headers = {"Authorization": f"Bearer {Path(self.environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
         _wait_for(lambda: _answers(f"{self.address}/api/version", headers), 90, "Ray's head")
-        for number, node in enumerate(
-            (self.coordinator, *self.workers), start=2
-        ):  # in turn: each has 30 s to come up
+        # One after another: Ray gives each half a minute to come up.
+        for number, node in enumerate((self.coordinator, *self.workers), start=2):
             self.start_node(node)
             _wait_for(lambda number=number: len(self.alive()) == number, 90, f"node {number}")
 
@@ -171,7 +170,7 @@ class Cluster:
         self.servers[name].wait()
 
     def trouble_store(self, what: str) -> None:
-        """ "503", seconds that every answer takes, or nothing."""
+        """What it does from now on: "503", seconds that every answer takes longer, or nothing of the kind."""
         (self.folder / "store").write_text(what)
 
 

@@ -8,10 +8,10 @@ and int8 through ONNX Runtime where `onnxruntime` is installed, all in one proce
 sentence-transformers' own backend `onnx` or `openvino` in a process of its own, on as many cores, of `onnx` in its int8
 too. `--backend-python` is the Python of an environment with sentence-transformers[onnx] or [openvino]: these need an
 older transformers than this project (sentence-transformers below 6 for onnx, transformers below 5.6 for openvino).
-The bars: float32 at least 1.15 times
-sentence-transformers with cosines above 0.9999; the faster of bfloat16 and int8 at least 2 times, no slower than the
-backend, and on scifact its nDCG@10 lower by at most 0.005. The share of the matrix-product rate is the arithmetic of
-the texts without padding over the rate of a product of the model's shapes. Medians; the last line is JSON.
+The bars: float32 at least 1.15 times sentence-transformers with cosines above 0.9999; the faster of bfloat16 and int8
+at least 2 times, no slower than the backend, and on scifact its nDCG@10 lower by at most 0.005. The share of the
+matrix-product rate is the arithmetic of the texts without padding over the rate of a product of the model's shapes.
+Medians; the last line is JSON.
 """
 
 import argparse

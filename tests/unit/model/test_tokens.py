@@ -18,7 +18,7 @@ def test_end_token_goes_behind_what_the_tokenizer_puts_in_front(language_model):
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="<unk> $A", special_tokens=[("<unk>", 1)]
     )
-    tokenizer.backend_tokenizer.enable_padding(length=8)  # as the file of some a model has it
+    tokenizer.backend_tokenizer.enable_padding(length=8)  # as the files of some models ask for
     assert appended_token(tokenizer) is None
     append_end_token(tokenizer, END)
     append_end_token(tokenizer, END)  # once is enough
