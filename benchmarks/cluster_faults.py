@@ -127,6 +127,13 @@ class Cluster:
             return list_nodes(self.address, filters=[("state", "=", "ALIVE")])
         return []
 
+    def stop_jobs(self) -> None:
+        """What has not ended by itself, so that the next fault finds the cluster free."""
+        client = jobs.connect(self.address)
+        for job in jobs.submissions(client):
+            if not job.has_ended:
+                jobs.stop(client, job.id)
+
     def start_server(
         self, name: str, command: list[str], environment: dict[str, str], user: str | None = None
     ) -> None:
@@ -447,7 +454,7 @@ class Suffered:
     """What one fault came to.
 
     Attributes:
-        ended: how the submission ended, after what was resumed.
+        ended: how the submission ended, after what was resumed; or what did not come in time.
         again: whether a second command was needed.
         repeated: batches of the stage that MLflow saw twice. unseen: that it never saw.
         stood_still_s: the longest time after the fault in which no batch was trained on.
@@ -457,13 +464,13 @@ class Suffered:
 
     fault: str
     ended: str
-    again: bool
-    repeated: int
-    unseen: int
-    stood_still_s: float
-    twice: list[str]
-    same: bool
-    seconds: float
+    again: bool = False
+    repeated: int = 0
+    unseen: int = 0
+    stood_still_s: float = 0.0
+    twice: list[str] = field(default_factory=list)
+    same: bool = False
+    seconds: float = 0.0
 
     @property
     def survived(self) -> bool:
@@ -577,6 +584,9 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
                 found.append(
                     suffer(fault, Submitted(made, workspace, f"fault-{number}", **extra), weights, batches)
                 )
+            except RuntimeError as error:
+                found.append(Suffered(fault, ended=str(error)))
+                made.stop_jobs()
             finally:
                 if "root" in extra:
                     subprocess.run(["umount", "--lazy", extra["root"]], check=False)
