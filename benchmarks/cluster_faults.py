@@ -311,11 +311,16 @@ class Submitted:
             found = [row["Key"] for page in pages for row in page.get("Contents", [])]
         return [name for name in found if re.search(pattern, name)]
 
-    def wait_for_training(self) -> None:
+    def wait_for_training(self, job: str) -> None:
         """Until the first stage has left a checkpoint."""
-        _wait_for(
-            lambda: self.files(r"train_stage/.*/checkpoint-\d+/"), PATIENCE_S, f"a checkpoint of {STAGE}"
-        )
+        client = jobs.connect(self.cluster.address)
+
+        def has_trained() -> bool:
+            if jobs.find(client, job).has_ended:
+                raise RuntimeError(f"{job} ended before it trained: {jobs.output(client, job)[-1000:]}")
+            return bool(self.files(r"train_stage/.*/checkpoint-\d+/"))
+
+        _wait_for(has_trained, PATIENCE_S, f"a checkpoint of {STAGE}")
 
     def weights(self) -> str:
         (name,) = self.files(r"merge_checkpoints/[^/]+/attempt-[^/]+/model\.safetensors$")
@@ -480,7 +485,7 @@ class Suffered:
 def suffer(fault: str, on: Submitted, undisturbed: str, batches: int) -> Suffered:
     began = time.time()
     job = on.submit()
-    on.wait_for_training()
+    on.wait_for_training(job)
     struck = time.time()
     job = FAULTS[fault](on, job)
     ended = on.wait(job)
@@ -509,7 +514,7 @@ def run_demo(on: Submitted) -> dict[str, Any]:
     """The project's own demo, small, undisturbed: writer, stages, merge and reranker, on nodes that share no disk."""
     began = time.time()
     job = on.submit("docs-search", DEMO)
-    on.wait_for_training()
+    on.wait_for_training(job)
     places = training_nodes(on.cluster)
     ended = on.wait(job)
     steps = len(on.computed())
@@ -556,7 +561,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
         on = Submitted(made, workspace, "undisturbed")
         began = time.time()
         job = on.submit()
-        on.wait_for_training()
+        on.wait_for_training(job)
         places = training_nodes(made)
         ended = on.wait(job)
         if ended.status != "SUCCEEDED":

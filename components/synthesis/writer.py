@@ -72,7 +72,8 @@ class RowStage(vLLMEngineStageUDF):
         ray.get(ledger.begin_engine.remote(ray.get_runtime_context().current_actor))
         began = time.perf_counter()
         super().__init__(**engine)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.model)
+        # The directory that the engine reads; `self.model` may be in an object store.
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.llm.model_source)
         self._prompts: Prompts = prompts
         self._sampling: Sampling = sampling
         self._seed_rows: bool = seed_rows
