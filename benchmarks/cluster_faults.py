@@ -124,7 +124,7 @@ class Cluster:
         from ray.util.state import list_nodes
 
         with contextlib.suppress(Exception):
-            return list_nodes(self.address, filters=[("state", "=", "ALIVE")])
+            return list_nodes(self.address, filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
         return []
 
     def stop_jobs(self) -> None:
@@ -283,7 +283,7 @@ class Submitted:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
         return done.stdout.split()[-1]
 
-    def submit(self, recipe: str = "tiny.yaml", changes: Sequence[str] = ()) -> str:
+    def submit(self, recipe: str = "small.yaml", changes: Sequence[str] = ()) -> str:
         changes = changes or (f"name={self.name}", f"steps.{STAGE}.epochs={EPOCHS}")
         return self.call(
             "submit", recipe, *(part for change in changes for part in ("--set", change)),
@@ -554,7 +554,9 @@ def table(found: list[Suffered]) -> str:
 def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Suffered]]:
     workspace = folder / "workspace"
     workspace.mkdir()
-    write_workspace(workspace)
+    recipe = yaml.safe_load(write_workspace(workspace).recipe.read_text())
+    del recipe["evaluations"], recipe["steps"]["judged"], recipe["steps"]["reranker"]
+    (workspace / "small.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     (workspace / "profile.yaml").write_text(yaml.safe_dump(PROFILE))
     (workspace / "deadline.yaml").write_text(yaml.safe_dump(PROFILE | {"step_deadline_s": DEADLINE_S}))
     with cluster(folder) as made:

@@ -233,7 +233,10 @@ def _place(address: str) -> dict[str, Any]:
     """Where the driver goes, as arguments of `submit_job`."""
     from ray.util.state import list_nodes
 
-    nodes = list_nodes(address, filters=[("state", "=", "ALIVE")], limit=10_000)
+    # Ray counts a node that has died as one that it left out, and would raise.
+    nodes = list_nodes(
+        address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False
+    )
     if any(COORDINATOR in node.resources_total for node in nodes):
         return {"entrypoint_resources": {COORDINATOR: 1}}
     heads = [node.node_id for node in nodes if node.is_head_node]
