@@ -383,7 +383,9 @@ def kill_node(on: Submitted, job: str) -> str:
 
 
 def kill_driver(on: Submitted, job: str) -> str:
-    _one(on.cluster.coordinator.processes("workflows.cli run"), "the driver").kill()
+    found = on.cluster.coordinator.processes("workflows.cli run")
+    # Not the shell that has started it, whose end it would outlive.
+    _one([process for process in found if process.name().startswith("python")], "the driver").kill()
     return job
 
 
@@ -526,11 +528,15 @@ def run_demo(on: Submitted) -> dict[str, Any]:
     }
 
 
-def small_root(folder: Path) -> Path:
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
     """A disk of 64 MB that all nodes see."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
-    return folder
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False)
 
 
 def training_nodes(made: Cluster) -> list[str]:
@@ -540,13 +546,13 @@ def training_nodes(made: Cluster) -> list[str]:
 
 def table(found: list[Suffered]) -> str:
     rows = [
-        "| what | ended | second command | batches again | stood still | weights |",
-        "|---|---|---|---|---|---|",
+        "| what | ended | second command | batches again | not told to MLflow | stood still | weights |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in found:
         rows.append(
             f"| {each.fault} | {each.ended.lower()} | {'yes' if each.again else 'no'} | {each.repeated} | "
-            f"{each.stood_still_s} s | {'the same' if each.same else 'OTHER'} |"
+            f"{each.unseen} | {each.stood_still_s} s | {'the same' if each.same else 'OTHER'} |"
         )
     return "\n".join(rows)
 
@@ -559,7 +565,8 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     (workspace / "small.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     (workspace / "profile.yaml").write_text(yaml.safe_dump(PROFILE))
     (workspace / "deadline.yaml").write_text(yaml.safe_dump(PROFILE | {"step_deadline_s": DEADLINE_S}))
-    with cluster(folder) as made:
+    # Before the nodes: they see what is mounted when they start.
+    with small_disk(folder / "disk") as disk, cluster(folder) as made:
         on = Submitted(made, workspace, "undisturbed")
         began = time.time()
         job = on.submit()
@@ -586,7 +593,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
             if FAULTS[fault] is hang:
                 extra["profile"] = "deadline.yaml"
             if FAULTS[fault] is fill_disk:
-                extra["root"] = str(small_root(folder / "disk"))
+                extra["root"] = str(disk)
             try:
                 found.append(
                     suffer(fault, Submitted(made, workspace, f"fault-{number}", **extra), weights, batches)
@@ -594,9 +601,6 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
             except RuntimeError as error:
                 found.append(Suffered(fault, ended=str(error)))
                 made.stop_jobs()
-            finally:
-                if "root" in extra:
-                    subprocess.run(["umount", "--lazy", extra["root"]], check=False)
             print(json.dumps(asdict(found[-1])), file=sys.stderr, flush=True)
     return undisturbed, found
 
