@@ -507,7 +507,7 @@ def suffer(fault: str, on: Submitted, undisturbed: str, batches: int) -> Suffere
         unseen=batches - len(numbers),
         stood_still_s=round(max(gaps, default=0.0), 1),
         twice=[step for step, count in on.computed().items() if count > 1],
-        same=on.weights() == undisturbed,
+        same=ended.status == "SUCCEEDED" and on.weights() == undisturbed,
         seconds=round(time.time() - began),
     )
 

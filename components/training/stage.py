@@ -25,6 +25,9 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+# What Ray Train notes of its checkpoints; the file has no public name in Ray 2.60.
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
 from components.monitor import Monitor
 from components.objective.judging import Judging
 from components.objective.kinds import AnyObjective, Classification, Regression, any_objective_from
@@ -41,6 +44,8 @@ from components.training.tokens import encoding_digest
 
 FINISHED = "finished.json"
 FAILED_BATCH = "failed_batch.json"
+TRAINER = "train"
+"""Folder of Ray Train's checkpoints, in the stage's state."""
 
 
 def train_stage(
@@ -139,6 +144,7 @@ def run_stage(
     monitor.params({"rows": plan.rows, "steps": steps, "workers": resources.num_workers})
 
     if not state.exists(FINISHED):
+        drop_unreadable_checkpoints(state)
         _fit(settings, execution, monitor, state, resources)
     _deliver(execution.exports, kept, steps, output)
     reports = [json.loads(execution.history.read(name)) for name in execution.history.names("*.json")]
@@ -152,6 +158,20 @@ def run_stage(
         "data_wait_share": waited / seconds,
         "final_loss": summary["loss"],
     }
+
+
+def drop_unreadable_checkpoints(state: Folder) -> None:
+    """Let the stage begin anew if Ray Train's note of its checkpoints is torn, as a full disk leaves it.
+
+    Ray Train writes the note in place, and none of its controllers starts with one that it cannot read.
+    """
+    note = f"{TRAINER}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    if not state.exists(note):
+        return
+    try:
+        json.loads(state.read(note))
+    except ValueError:
+        state.delete(TRAINER)
 
 
 def _check_workers(smallest_batch: int, resources: Resources) -> None:
@@ -188,7 +208,7 @@ def _fit(
             num_workers=resources.num_workers, use_gpu=resources.use_gpu, resources_per_worker=of_worker
         ),
         run_config=RunConfig(
-            name="train",
+            name=TRAINER,
             storage_path=state.uri if not state.is_local else str(Path(state.path()).absolute()),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=resources.max_failures),

@@ -10,7 +10,7 @@ from training_rows import pair_table, write_plan
 from components.model.embedder import Embedder
 from components.monitor import Silent
 from components.storage import Folder
-from components.training.stage import train_stage
+from components.training.stage import drop_unreadable_checkpoints, train_stage
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,16 @@ def test_refused(tmp_path: Path, tiny_model: Path, changes: dict[str, Any], mess
     }
     with pytest.raises(ValueError, match=message):
         train_stage(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("note", "stays"), [(b"", False), (b'{"checkpoint_results": [', False), (b"{}", True)]
+)
+def test_a_note_of_checkpoints_that_a_full_disk_has_torn(tmp_path: Path, note: bytes, stays: bool) -> None:
+    state = Folder(str(tmp_path))
+    state.write("train/checkpoint_manager_snapshot.json", note)
+    state.write("train/checkpoint-1/weights", b"half")
+    state.write("history/0.json", b"{}")
+    drop_unreadable_checkpoints(state)
+    assert state.exists("train/checkpoint-1/weights") == stays
+    assert state.exists("history/0.json")
