@@ -121,10 +121,8 @@ class Cluster:
             _wait_for(lambda number=number: len(self.alive()) == number, 90, f"node {number}")
 
     def alive(self) -> list[Any]:
-        from ray.util.state import list_nodes
-
         with contextlib.suppress(Exception):
-            return list_nodes(self.address, filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
+            return jobs.alive_nodes(self.address)
         return []
 
     def stop_jobs(self) -> None:
@@ -599,7 +597,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
                     suffer(fault, Submitted(made, workspace, f"fault-{number}", **extra), weights, batches)
                 )
             except RuntimeError as error:
-                found.append(Suffered(fault, ended=str(error)))
+                found.append(Suffered(fault, ended=str(error).splitlines()[0]))
                 made.stop_jobs()
             print(json.dumps(asdict(found[-1])), file=sys.stderr, flush=True)
     return undisturbed, found

@@ -74,7 +74,8 @@ class Job:
     status: str
     started: datetime
     exit_code: int | None
-    """Of a job that has ended: 0; 1, a step failed; 2, a mistake in what was asked; 143, it was stopped."""
+    """Of a job that has ended: 0; 1, a step failed; 2, a mistake in what was asked; 137, the driver was
+    killed; 143, it was stopped."""
     message: str
     package: str
     git: str
@@ -229,14 +230,17 @@ def stop(client: "JobSubmissionClient", job_id: str) -> Job:
     return job
 
 
-def _place(address: str) -> dict[str, Any]:
-    """Where the driver goes, as arguments of `submit_job`."""
+def alive_nodes(address: str) -> list[Any]:
+    """The nodes of a cluster that live, by the address of its dashboard, as Ray's state API tells of them."""
     from ray.util.state import list_nodes
 
     # Ray counts a node that has died as one that it left out, and would raise.
-    nodes = list_nodes(
-        address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False
-    )
+    return list_nodes(address, filters=[("state", "=", "ALIVE")], limit=10_000, raise_on_missing_output=False)
+
+
+def _place(address: str) -> dict[str, Any]:
+    """Where the driver goes, as arguments of `submit_job`."""
+    nodes = alive_nodes(address)
     if any(COORDINATOR in node.resources_total for node in nodes):
         return {"entrypoint_resources": {COORDINATOR: 1}}
     heads = [node.node_id for node in nodes if node.is_head_node]

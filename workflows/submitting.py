@@ -80,7 +80,8 @@ def submit(
     terminal no more from then on: Ctrl-C, or closing it, leaves it running. Keys and passwords are the nodes' own.
 
     [bold]Exit codes[/]: 0 it succeeded, 1 a step failed, 2 a mistake in recipe or command, 3 the cluster does not
-    answer, 130 Ctrl-C (it goes on), 143 it was stopped.
+    answer, 130 Ctrl-C (it goes on), 137 the driver was
+    killed, 143 it was stopped.
     """
     directory = directory.resolve()
     _check_places(root, tracking_uri)

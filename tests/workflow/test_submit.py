@@ -20,7 +20,6 @@ import yaml
 from mlflow import MlflowClient
 from workspace import Workspace, write_workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 FAST, LONG = 1.0, 500.0
 """Epochs of the only stage: for one that is to end, and for one that is to be stopped in it."""
 
@@ -169,9 +168,14 @@ def test_followed_to_its_end(cluster):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "weak: done" in done.stdout
-    root = Path(cluster.environment["EMBEDLOOM_ROOT"])
-    manifests = [json.loads(path.read_text()) for path in root.rglob("manifest.json")]
-    assert manifests
+    planned = cluster.call(
+        "plan", "small.yaml", "--json", "--set", "name=followed", "--set", f"steps.weak.epochs={FAST}",
+        "--root", cluster.environment["EMBEDLOOM_ROOT"],
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    states = {row["step"]: row["state"] for row in json.loads(planned.stdout)}
+    assert states["weak"] == states["register"] == "HIT"
+    assert set(states.values()) == {"HIT"}
 
 
 def test_without_the_token_nothing_is_told(cluster, tmp_path):
