@@ -4,8 +4,8 @@ Run: python benchmarks/cluster_faults.py [--only FAULT ...] [--demo] [--keep FOL
 Head, coordinator and two workers, each in a network namespace of its own on this machine (`nodes.py`: Linux and root),
 MLflow with users and passwords over Postgres, an S3-compatible object store (moto) that holds results and artifacts. A
 small recipe is submitted, once undisturbed; its two training workers find no room on one node, so FSDP2 shards over
-both. Then once for each fault, which strikes while the first stage trains and has left a checkpoint. What ends by it is
-resumed at once.
+both. MLflow's databases are backed up and restored by the commands of docs/operations.md. Then once for each fault,
+which strikes while the first stage trains and has left a checkpoint. What ends by it is resumed at once.
 
 A row a fault: batches of the stage that were trained on again, for how long it stood still, whether a second command
 was needed. Bars: no finished step is computed twice, the merged weights are those of the undisturbed run to the bit,
@@ -49,6 +49,7 @@ from workspace import write_workspace  # noqa: E402
 
 from workflows import jobs  # noqa: E402
 
+POSTGRES = Path("/usr/lib/postgresql")
 BUCKET, STORE_PORT, TRACKING_PORT, DATABASE_PORT = "embedloom", 9000, 5000, 5432
 STAGE, EPOCHS = "weak", 12.0
 PROFILE = {"workers": 2, "cpus_per_worker": 2, "encoder_cpus": 2, "checkpoint_every_s": 5.0}
@@ -218,7 +219,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def _start_postgres(made: Cluster) -> None:
-    (programs, *_) = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    (programs, *_) = sorted(POSTGRES.glob("*/bin"), reverse=True)
     data = made.folder / "postgres"
     data.mkdir()
     shutil.chown(data, "postgres")
@@ -334,6 +335,19 @@ class Submitted:
         experiment = api.get_experiment_by_name(self.name)
         found = api.search_runs([experiment.experiment_id], max_results=1000)
         return [run for run in found if "step.name" in run.data.tags]
+
+    def tracked(self) -> dict[str, Any]:
+        """All that MLflow says of the runs: parameters, tags, and the curve of each metric."""
+        api = MlflowClient(self.cluster.tracking_uri)
+        return {
+            run.info.run_id: (
+                run.info.status,
+                run.data.params,
+                run.data.tags,
+                {name: len(api.get_metric_history(run.info.run_id, name)) for name in run.data.metrics},
+            )
+            for run in self.runs()
+        }
 
     def computed(self) -> Counter[str]:
         """How often each step was computed to its end."""
@@ -526,6 +540,35 @@ def run_demo(on: Submitted) -> dict[str, Any]:
     }
 
 
+def back_up_and_restore(on: Submitted) -> dict[str, Any]:
+    """The commands of docs/operations.md, as they stand there; runs, curves, users and passwords must be as before."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), flags=re.DOTALL)
+    user, dump, restore = (
+        next(block for block in blocks if word in block) for word in ("users/create", "pg_dump", "pg_restore")
+    )
+    administrator = on.cluster.environment["MLFLOW_TRACKING_PASSWORD"]
+    user = user.replace("HOST:5000", f"{HOST}:{TRACKING_PORT}").replace("PASSWORD", administrator)
+    _shell(on.cluster, user.replace('"..."', f'"{secrets.token_hex(12)}"'))
+    before = on.tracked()
+    began = time.time()
+    _shell(on.cluster, dump.replace("HOST", "127.0.0.1"))
+    on.cluster.kill_server("mlflow")
+    _shell(on.cluster, restore.replace("HOST", "127.0.0.1"))
+    on.cluster.start_mlflow()
+    if on.tracked() != before:
+        raise RuntimeError("MLflow does not say the same after its databases were restored")
+    users = f"{on.cluster.tracking_uri}/api/2.0/mlflow/users/get?username=trainer"
+    requests.get(users, auth=("admin", administrator), timeout=30).raise_for_status()
+    return {"seconds": round(time.time() - began), "runs": len(before)}
+
+
+def _shell(made: Cluster, commands: str) -> None:
+    (programs, *_) = sorted(POSTGRES.glob("*/bin"), reverse=True)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    command = ["bash", "-euo", "pipefail", "-c", commands]
+    subprocess.run(command, cwd=made.folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """A disk of 64 MB that all nodes see."""
@@ -581,6 +624,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
             "training_workers_on": places,
             "batches": batches,
         }
+        undisturbed["restored"] = back_up_and_restore(on)
         print(json.dumps({"undisturbed": undisturbed}), file=sys.stderr, flush=True)
         if options.demo:
             undisturbed["demo"] = run_demo(Submitted(made, workspace, "demo"))

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import posixpath
 import re
 import socket
 import time
@@ -279,19 +280,20 @@ def _this_process() -> str:
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(values)}
-    return {_allowed(key): text[:_PARAM_CHARACTERS] for key, text in texts.items()}
+    return {mlflow_name(key): text[:_PARAM_CHARACTERS] for key, text in texts.items()}
 
 
 def _metrics(values: Mapping[str, float], step: int) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [Metric(_allowed(key), float(value), now, step) for key, value in values.items()]
+    return [Metric(mlflow_name(key), float(value), now, step) for key, value in values.items()]
 
 
-def _allowed(name: str) -> str:
-    """MLflow allows neither @ nor most signs in a name: ndcg@10 is written ndcg_at_10."""
-    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))
+def mlflow_name(name: str) -> str:
+    """As MLflow allows it: neither with @ and most other signs (ndcg@10 is ndcg_at_10), nor with // or .. in it."""
+    plain = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))
+    return posixpath.normpath(f"/{plain}").lstrip("/.") or "_"
 
 
 def _datasets(step: Step, fingerprint: str, output: Folder, inputs: Inputs) -> list[Any]:
