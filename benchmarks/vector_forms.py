@@ -26,7 +26,8 @@ from components.evaluation.quantised import OVERSAMPLING, judge_form  # noqa: E4
 from components.evaluation.retrieval import DEPTH  # noqa: E402
 from components.model.source import as_model_directory  # noqa: E402
 from components.monitor import Silent  # noqa: E402
-from components.search.bulk import Form, build_index  # noqa: E402
+from components.search.coded import Form  # noqa: E402
+from components.search.indexes.faiss_index import build  # noqa: E402
 from components.search.quantise import ranges_of, to_bits  # noqa: E402
 from components.storage import Folder  # noqa: E402
 
@@ -58,7 +59,7 @@ def main() -> int:
         query_ND = encoder.encode(collection.queries, "query")
         document_MD = encoder.encode(collection.passages, "document")
     sizes = {
-        precision: build_index(
+        precision: build(
             [document_MD], precision, ranges_of([document_MD]) if precision == "int8" else None
         ).nbytes
         for precision in ("float32", "int8", "binary")

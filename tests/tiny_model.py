@@ -18,7 +18,7 @@ from components.model.spec import EncodingSpec
 WORDS = 200
 
 
-def write_tiny_model(directory: Path, dropout: float = 0.0) -> Path:
+def write_tiny_model(directory: Path, dropout: float = 0.0, seed: int = 0) -> Path:
     """Words are `w0` to `w199`."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     vocabulary = {word: i for i, word in enumerate([*special, *(f"w{i}" for i in range(WORDS))])}
@@ -27,7 +27,7 @@ def write_tiny_model(directory: Path, dropout: float = 0.0) -> Path:
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     backbone = BertModel(
         BertConfig(
             vocab_size=len(vocabulary),

@@ -46,7 +46,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Judge and compare": (evaluating.evaluate, comparing.compare, sweeping.sweep, inspecting.inspect),
     "Serve and embed": (
         serving.promote, serving.serve, serving.rollback, serving.retire, serving.key, serving.push,
-        embedding.embed,
+        embedding.embed, embedding.reindex,
     ),
     "On a cluster": (submitting.submit, submitting.logs, submitting.stop, submitting.resume),
     HOUSE_KEEPING: (clearing.gc, schemas.schema),

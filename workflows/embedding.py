@@ -1,8 +1,8 @@
-"""`embedloom embed`: the vectors of a whole table, in the form that its index takes."""
+"""`embedloom embed` and `reindex`: the vectors of a whole table, in the form that its index takes."""
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _CHOICES = {
     "side": ("document", "query"),
     "precision": ("float32", "int8", "binary"),
-    "to": ("parquet", "faiss"),
+    "to": ("parquet", "faiss", "lancedb", "qdrant"),
     "compute": ("float32", "bfloat16", "int8"),
 }
 
@@ -60,7 +60,17 @@ def embed(
     precision: Annotated[
         str, typer.Option(help="Of the vectors: float32, int8 (a byte a dimension) or binary (a bit).")
     ] = "float32",
-    to: Annotated[str, typer.Option(help="parquet, or faiss: an exact index beside the ids.")] = "parquet",
+    to: Annotated[
+        str, typer.Option(help="parquet; faiss: an exact index beside the ids; lancedb; qdrant.")
+    ] = "parquet",
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Of lancedb a folder or URI, of qdrant http://HOST:6333 (key: QDRANT_API_KEY). In the output folder.",
+        ),
+    ] = None,
+    table: Annotated[str, typer.Option(help="Of lancedb the table, of qdrant the alias.")] = "documents",
     judge: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +103,9 @@ def embed(
     from components.evaluation.collection import read_beir
     from components.evaluation.quantised import judge_form
     from components.model.source import as_model_directory
-    from components.search.bulk import Form, check_table, embed_table
+    from components.search.bulk import check_table, embed_table
+    from components.search.coded import Form
+    from components.search.indexes.place import Place
     from components.search.workers import Workers
     from components.storage import Folder
     from workflows import profile as profiles
@@ -101,14 +113,14 @@ def embed(
 
     sizes = profiles.load(profile)
     workers = Workers(sizes.encoder_workers, sizes.encoder_cpus, sizes.encoder_gpus)
-    form = Form(dimensions, precision)  # type: ignore[arg-type]
+    form, place = Form(dimensions, precision), Place(at, table)  # type: ignore[arg-type]
     columns = tuple(text or ())
     collection = read_beir(Folder(judge), split) if judge else None
     reach_registry(model, root, tracking_uri)
     judged: list[FormResult] = []
     try:
         with as_model_directory(model) as directory:
-            check_table(source, directory, columns, id_column, form, to)  # type: ignore[arg-type]
+            check_table(source, directory, columns, id_column, form, to, place, Folder(output))  # type: ignore[arg-type]
             if collection:
                 with progress("judge") as monitor:
                     encoder = load_encoder(directory, Store(root).cache)
@@ -121,7 +133,7 @@ def embed(
                 facts = embed_table(
                     source=source, model=directory, output=Folder(output), monitor=monitor, name=model,
                     text=columns, id_column=id_column, side=side, instruction=instruction,  # type: ignore[arg-type]
-                    form=form, target=to, compute=compute,  # type: ignore[arg-type]
+                    form=form, target=to, place=place, compute=compute,  # type: ignore[arg-type]
                     tokens_per_batch=sizes.tokens_per_batch, workers=workers,
                 )  # fmt: skip
     except KeyboardInterrupt:
@@ -130,10 +142,70 @@ def embed(
         facts.pop("ranges", None)
         print(json.dumps({**facts, "judged": [asdict(each) for each in judged]}, indent=1))
         return
-    what = "an index of " if to == "faiss" else ""
+    _say_what(output, facts)
+
+
+def reindex(
+    folder: Annotated[str, typer.Argument(help="What `embed` wrote; it stays as it is.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="A new folder; or one to go on with.")],
+    profile: ProfileName = "laptop",
+    address: Address = None,
+    root: Root = ROOT,
+    tracking_uri: TrackingUri = None,
+    as_json: JsonOutput = False,
+) -> None:
+    """Embed the table of an earlier `embed` again, after a promotion or when its rows have changed.
+
+    Everything else is as it was: columns, form, index. `-m models:/NAME@champion` of `embed` means the champion of now.
+    Where neither model nor rows are others, nothing is done. A database's table changes for its readers when all new
+    rows are there.
+    """
+    from components.model.source import as_model_directory
+    from components.search.bulk import EMBEDDING_FILE, embed_again, is_current
+    from components.search.workers import Workers
+    from components.storage import Folder
+    from workflows import profile as profiles
+
+    if not Folder(folder).exists(EMBEDDING_FILE):
+        raise ValueError(f"{folder} holds no {EMBEDDING_FILE}: it is not what `embed` wrote, or not finished")
+    earlier = json.loads(Folder(folder).read(EMBEDDING_FILE))
+    sizes = profiles.load(profile)
+    workers = Workers(sizes.encoder_workers, sizes.encoder_cpus, sizes.encoder_gpus)
+    reach_registry(earlier["model"], root, tracking_uri)
+    try:
+        with as_model_directory(earlier["model"]) as directory:
+            if is_current(earlier, directory):
+                facts = earlier
+            else:
+                if workers.count > 1 or workers.gpus:
+                    connection.connect(address)
+                with progress("embed") as monitor:
+                    facts = embed_again(
+                        earlier, model=directory, output=Folder(output), monitor=monitor,
+                        tokens_per_batch=sizes.tokens_per_batch, workers=workers,
+                    )  # fmt: skip
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on from here", 130)
+    if as_json:
+        facts.pop("ranges", None)
+        print(json.dumps({**facts, "earlier_space_id": earlier["space_id"]}, indent=1))
+    elif facts is earlier:
+        say(f"{folder} is of this model and of these rows: nothing to do")
+    else:
+        _say_what(output, facts)
+        if facts["space_id"] != earlier["space_id"]:
+            say(
+                f"before: space {earlier['space_id']}. Once queries go to the new one, `embedloom retire` the old one"
+            )
+
+
+def _say_what(output: str, facts: dict[str, Any]) -> None:
+    from components.storage import Folder
+
+    what = {"parquet": "", "faiss": "an index of "}.get(facts["target"], f"table {facts['table']}, ")
     say(
-        f"{output}: {what}{facts['rows']:,} vectors, {facts['dimensions']} dimensions in {precision}, "
-        f"space {facts['space_id']}"
+        f"{facts['at'] or output}: {what}{facts['rows']:,} vectors, {facts['dimensions']} dimensions in "
+        f"{facts['precision']}, space {facts['space_id']}"
     )
     if Folder(output).exists("rejected/rows.parquet"):
         say(f"rows without a text or an id: {output}/rejected/rows.parquet")

@@ -13,7 +13,7 @@ from components.evaluation.evaluation import Evaluation, compare, rank_and_score
 from components.evaluation.retrieval import DEPTH
 from components.evaluation.significance import Interval
 from components.monitor import Monitor
-from components.search.bulk import Form
+from components.search.coded import Form
 from components.search.exact import top_k
 from components.search.quantise import cut, from_bits, from_int8, ranges_of, rescore, to_bits, to_int8
 

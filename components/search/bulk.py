@@ -1,23 +1,21 @@
-"""The vectors of a whole table, written for whoever searches them: Parquet, or a FAISS index.
+"""The vectors of a whole table, written for whoever searches them (`indexes/`).
 
     OUTPUT/embedding.json           written last: model, space_id, dimensions, precision, ...
            vectors/000000.parquet   id, vector; the same facts in the metadata of each file
            index.faiss              in place of the vectors; its row i is row i of ids/*.parquet
+           lancedb/, qdrant/        or such a database, where it is not somewhere else
            rejected/rows.parquet    rows without a text or an id
            work/                    what goes on after an interruption; gone at the end
 
 Texts are encoded file by file by the workers of `encoding.py`; of all rows nothing is held but FAISS' own index.
 """
 
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.corpus.formats import File, find_tables
 from components.corpus.tables import TableWriter
@@ -26,42 +24,20 @@ from components.model.embedder import Precision as ModelPrecision
 from components.model.spec import Side
 from components.monitor import Monitor
 from components.search import texts
+from components.search.coded import Coded, Form
 from components.search.encoding import encode_shards
-from components.search.quantise import Precision, Ranges, cut, ranges_of, to_bits, to_int8
-from components.search.shards import Shards, TableShards, write_tables
+from components.search.indexes import INDEXES, Target
+from components.search.indexes.place import Place
+from components.search.quantise import cut, ranges_of
+from components.search.shards import write_tables
 from components.search.workers import Workers
 from components.storage import Folder
 
-Target = Literal["parquet", "faiss"]
 EMBEDDING_FILE = "embedding.json"
-INDEX_FILE = "index.faiss"
 _WORK = "work"
 _REJECTED = pa.schema([("id", pa.string()), ("place", pa.string()), ("reason", pa.string())])
 _TEXTS = pa.schema([("id", pa.string()), ("text", pa.string()), ("instruction", pa.string())])
-_PART_BYTES = 64 * 2**20
 _ROWS_PER_SHARD = 1024
-
-
-@dataclass(frozen=True)
-class Form:
-    """How vectors are kept.
-
-    Attributes:
-        dimensions: the first so many; None: all of the model's.
-        precision: a number a dimension, a byte, or a bit.
-    """
-
-    dimensions: int | None = None
-    precision: Precision = "float32"
-
-    def checked(self, widest: int) -> int:
-        """The dimensions of a model that gives `widest`. Raises ValueError where there are not so many."""
-        dimensions = self.dimensions or widest
-        if dimensions > widest:
-            raise ValueError(f"--dimensions is {dimensions}, the model gives {widest}")
-        if self.precision == "binary" and dimensions % 8:
-            raise ValueError(f"binary keeps 8 dimensions in a byte: {dimensions} is no multiple of 8")
-        return dimensions
 
 
 def embed_table(
@@ -77,6 +53,7 @@ def embed_table(
     instruction: str | None = None,
     form: Form | None = None,
     target: Target = "parquet",
+    place: Place | None = None,
     compute: ModelPrecision | Literal["int8"] = "float32",
     tokens_per_batch: int = 8192,
     workers: Workers | None = None,
@@ -89,6 +66,7 @@ def embed_table(
             of a BEIR folder, whose corpus is read.
         model: model directory.
         name: what the model is called in the metadata.
+        target, place: the kind of index, and where it is if it is a database.
         text, id_column: as of `texts.find_columns`.
         instruction: of queries, in place of the model's own.
         compute: precision in which the model computes.
@@ -100,8 +78,8 @@ def embed_table(
     Raises:
         ValueError: a table, columns, a form or a model that cannot be used, or a folder that holds other vectors.
     """
-    form = form or Form()
-    files, columns, dimensions = check_table(source, model, text, id_column, form, target)
+    form, place = form or Form(), place or Place()
+    files, columns, dimensions = check_table(source, model, text, id_column, form, target, place, output)
     encoding = json.loads(model.read(ENCODING_FILE))
     # What vectors are made of, and how they are kept: the first must be the same to go on with a folder.
     identity = {
@@ -115,7 +93,7 @@ def embed_table(
         "compute": compute,
         "rows_per_shard": rows_per_shard,
     }
-    kept = {"dimensions": dimensions, "precision": form.precision, "target": target}
+    kept = {"dimensions": dimensions, "precision": form.precision, "target": target, **asdict(place)}
     if output.exists(EMBEDDING_FILE):
         there = json.loads(output.read(EMBEDDING_FILE))
         _check_same(output, {**identity, **kept}, there)
@@ -133,29 +111,71 @@ def embed_table(
         written, side, model, work / "vectors", monitor,
         precision=compute, tokens_per_batch=tokens_per_batch, workers=workers,
     )  # fmt: skip
-    facts = {"model": name, **identity, **kept, "rows": written.rows}
+    facts = {"model": name, "from": source, **identity, **kept, "rows": written.rows}
     ranges = None
     if form.precision == "int8":
         ranges = ranges_of(cut(vectors.read(shard), dimensions) for shard in range(len(vectors)))
         facts["ranges"] = {"low": ranges.low_D.tolist(), "high": ranges.high_D.tolist()}
-    if target == "faiss":
-        cuts = (cut(vectors.read(shard), dimensions) for shard in range(len(vectors)))
-        output.write(INDEX_FILE, build_index(cuts, form.precision, ranges).tobytes())
-    _write_parts(written, vectors, dimensions, form.precision, ranges, facts, output)
+    INDEXES[target].write(
+        Coded(written, vectors, dimensions, form.precision, ranges), facts, place, output, monitor
+    )
     output.write(EMBEDDING_FILE, json.dumps(facts, indent=1).encode())
     work.delete()
     return facts
 
 
 def check_table(
-    source: str, model: Folder, text: Sequence[str], id_column: str | None, form: Form, target: Target
+    source: str,
+    model: Folder,
+    text: Sequence[str],
+    id_column: str | None,
+    form: Form,
+    target: Target,
+    place: Place,
+    output: Folder,
 ) -> tuple[list[File], texts.Columns, int]:
     """Files, columns and dimensions, before anything is computed. Arguments and errors as of `embed_table`."""
-    if target == "faiss":
-        _faiss()
+    INDEXES[target].check(form, place, output)
     dimensions = form.checked(json.loads(model.read(ENCODING_FILE))["spec"]["dimensions"])
-    files = [file for file in find_tables(source) if file.holds == "documents"]
+    files = _documents(source)
     return files, texts.find_columns(files, text, id_column), dimensions
+
+
+def is_current(facts: Mapping[str, Any], model: Folder) -> bool:
+    """Whether the vectors of an earlier call are of this model, and of the texts as they are now."""
+    encoding = json.loads(model.read(ENCODING_FILE))
+    made_of = texts.digest(_documents(facts["from"])), encoding["weights_digest"], encoding["space_id"]
+    return made_of == (facts["source"], facts["weights_digest"], facts["space_id"])
+
+
+def embed_again(
+    facts: Mapping[str, Any],
+    *,
+    model: Folder,
+    output: Folder,
+    monitor: Monitor,
+    tokens_per_batch: int = 8192,
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """Embed the table of an earlier call, as it is now, by the model as it is now; all else stays as it was.
+
+    Args:
+        facts: of the earlier `embedding.json`.
+        output: another folder than that of the earlier call.
+
+    Returns, raises: as `embed_table`.
+    """
+    return embed_table(
+        source=facts["from"], model=model, output=output, monitor=monitor, name=facts["model"],
+        text=facts["text"], id_column=facts["id"], side=facts["side"], instruction=facts["instruction"],
+        form=Form(facts["dimensions"], facts["precision"]), target=facts["target"],
+        place=Place(facts["at"], facts["table"]), compute=facts["compute"], tokens_per_batch=tokens_per_batch,
+        workers=workers, rows_per_shard=facts["rows_per_shard"],
+    )  # fmt: skip
+
+
+def _documents(source: str) -> list[File]:
+    return [file for file in find_tables(source) if file.holds == "documents"]
 
 
 def _texts(
@@ -193,79 +213,3 @@ def _check_same(output: Folder, wanted: dict[str, Any], there: dict[str, Any]) -
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:30]}..."
-
-
-def _encode(vector_ND: np.ndarray, precision: Precision, ranges: Ranges | None) -> np.ndarray:
-    if precision == "binary":
-        return to_bits(vector_ND)
-    return vector_ND if ranges is None else to_int8(vector_ND, ranges)
-
-
-def _write_parts(
-    written: TableShards,
-    vectors: Shards,
-    dimensions: int,
-    precision: Precision,
-    ranges: Ranges | None,
-    facts: dict[str, Any],
-    output: Folder,
-) -> None:
-    """The Parquet files: ids and, unless an index has them, vectors."""
-    with_vectors = facts["target"] == "parquet"
-    folder = output / ("vectors" if with_vectors else "ids")
-    shards_a_part = max(1, _PART_BYTES // (written.rows_per_shard * dimensions * 4))
-    metadata = {b"embedloom": json.dumps(facts).encode()}
-    for part, start in enumerate(range(0, len(written), shards_a_part)):
-        name = f"{part:06d}.parquet"
-        tables = []
-        for shard in range(start, min(start + shards_a_part, len(written))):
-            columns = {"id": written.read(shard)["id"]}
-            if with_vectors:
-                code_NB = _encode(cut(vectors.read(shard), dimensions), precision, ranges)
-                columns["vector"] = pa.FixedSizeListArray.from_arrays(
-                    pa.array(np.ascontiguousarray(code_NB).reshape(-1)), code_NB.shape[1]
-                )
-            tables.append(pa.table(columns))
-        sink = io.BytesIO()
-        pq.write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), sink)
-        folder.write(name, sink.getvalue())
-
-
-def build_index(
-    vectors: Iterable[np.ndarray], precision: Precision, ranges: Ranges | None = None
-) -> np.ndarray:
-    """An exact index of FAISS, in bytes: inner product over float32 or int8, Hamming distance over bits.
-
-    Args:
-        vectors: float32 [N, D] at a time.
-        ranges: of int8.
-
-    Raises:
-        ValueError: FAISS is not installed.
-    """
-    faiss = _faiss()
-    index = None
-    for vector_ND in vectors:
-        if index is None:
-            index = _empty_index(faiss, vector_ND.shape[1], precision, ranges)
-        index.add(to_bits(vector_ND) if precision == "binary" else np.ascontiguousarray(vector_ND))
-    return faiss.serialize_index_binary(index) if precision == "binary" else faiss.serialize_index(index)
-
-
-def _empty_index(faiss: Any, dimensions: int, precision: Precision, ranges: Ranges | None) -> Any:
-    if precision == "binary":
-        return faiss.IndexBinaryFlat(dimensions)
-    if ranges is None:
-        return faiss.IndexFlatIP(dimensions)
-    kind = faiss.ScalarQuantizer.QT_8bit
-    index = faiss.IndexScalarQuantizer(dimensions, kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.stack([ranges.low_D, ranges.high_D]))  # it takes the least and the greatest
-    return index
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ModuleNotFoundError as error:
-        raise ValueError("--to faiss needs FAISS: pip install faiss-cpu") from error
-    return faiss

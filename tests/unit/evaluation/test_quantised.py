@@ -10,7 +10,7 @@ from components.evaluation.evaluation import rank_and_score
 from components.evaluation.quantised import judge_form
 from components.evaluation.retrieval import evaluate_embedder
 from components.monitor import Silent
-from components.search.bulk import Form
+from components.search.coded import Form
 
 DIMENSIONS = 64
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from components.model.embedder import Embedder
 from components.monitor import Silent
 from components.search import encoding
-from components.search.bulk import Form, embed_table
+from components.search.bulk import embed_table
+from components.search.coded import Form
 from components.search.quantise import ranges_of, to_bits, to_int8
 from components.storage import Folder
 from workflows.cli import app

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sentence_transformers.util import quantize_embeddings
 
-from components.search.bulk import build_index
 from components.search.exact import top_k
+from components.search.indexes.faiss_index import build
 from components.search.quantise import cut, from_bits, from_int8, ranges_of, rescore, to_bits, to_int8
 
 
@@ -45,7 +45,7 @@ def test_a_code_stands_for_the_middle_of_its_step(vectors):
 def test_int8_is_searched_as_faiss_does(vectors):
     vectors = np.delete(vectors, 7, axis=1)
     ranges = ranges_of([vectors])
-    index = faiss.deserialize_index(build_index([vectors[:100], vectors[100:]], "int8", ranges))
+    index = faiss.deserialize_index(build([vectors[:100], vectors[100:]], "int8", ranges))
     decoded_ND = from_int8(to_int8(vectors, ranges), ranges)
     theirs_ND = index.reconstruct_n(0, 500)
     step_D = ranges.steps()
