@@ -26,8 +26,8 @@ from components.monitor import Monitor
 from components.search import texts
 from components.search.coded import Coded, Form
 from components.search.encoding import encode_shards
-from components.search.indexes.targets import INDEXES, Target
 from components.search.indexes.place import Place
+from components.search.indexes.targets import INDEXES, Target
 from components.search.quantise import cut, ranges_of
 from components.search.shards import write_tables
 from components.search.workers import Workers
