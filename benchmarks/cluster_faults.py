@@ -56,7 +56,7 @@ PROFILE = {"workers": 2, "cpus_per_worker": 2, "encoder_cpus": 2, "checkpoint_ev
 DEADLINE_S = 120.0
 DEMO = (
     "name=demo", "split.evaluation_documents=300", "split.evaluation_queries=60", "split.training_documents=400",
-    "split.synthesis_documents=8", "steps.weak-pairs.limit_per_kind=256", "steps.supervised-pairs.limit_per_kind=256",
+    "split.synthesis_documents=8", "steps.weak-pairs.limit_per_kind=256", "steps.supervised-pairs.limit_per_kind=512",
     "steps.reranker.evaluation.queries=10",
 )  # fmt: skip
 """docs-search at its smallest."""
