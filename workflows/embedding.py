@@ -156,9 +156,9 @@ def reindex(
 ) -> None:
     """Embed the table of an earlier `embed` again, after a promotion or when its rows have changed.
 
-    Everything else is as it was: columns, form, index. `-m models:/NAME@champion` of `embed` means the champion of now.
-    Where neither model nor rows are others, nothing is done. A database's table changes for its readers when all new
-    rows are there.
+    Columns, form and index stay as they were, and the model is asked for by the name it had: models:/NAME@champion is
+    the champion of today. Where neither model nor rows have changed, nothing is done. Readers of a database see its old
+    rows until all new ones are there.
     """
     from components.model.source import as_model_directory
     from components.search.bulk import EMBEDDING_FILE, embed_again, is_current

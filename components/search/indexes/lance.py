@@ -52,7 +52,7 @@ def write(coded: Coded, facts: dict[str, Any], place: Place, output: Folder, mon
 
 
 def _connect(place: Place, output: Folder) -> Any:
-    os.environ.setdefault("LANCE_LOG", "error")  # it warns of a table that is new
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of a table that is new
     try:
         import lancedb
     except ModuleNotFoundError as error:
