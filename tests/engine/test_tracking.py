@@ -68,8 +68,31 @@ def test_a_server_that_does_not_answer_costs_the_work_nothing(
         box.put("run", params={"a": "b"})
     assert time.monotonic() - before < 10  # seconds: none of them waits for it
     with caplog.at_level(logging.WARNING):
+        assert not box.flush(60.0)
+    assert time.monotonic() - before < 30
+    assert "MLflow does not answer; what is said is kept until it does" in caplog.text
+
+
+def test_a_part_that_is_never_taken_does_not_hold_up_the_rest(
+    tracking_uri: str,
+    api: MlflowClient,
+    run_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(outboxes, "_RETRY_AFTER_S", (0.1, 0.1))
+    box = Outbox(tracking_uri)
+
+    def refuse(*_: object) -> None:
+        raise OSError("no room for artifacts")
+
+    monkeypatch.setattr(box, "_upload", refuse)
+    with caplog.at_level(logging.WARNING):
+        box.put(run_id, tags={"said": "before"}, artifacts={"picture.png": b"..."}, status="FINISHED")
         assert box.flush(60.0)
-    assert "MLflow did not take parameters, metrics and tags" in caplog.text
+    assert "MLflow did not take picture.png: no room for artifacts" in caplog.text
+    run = api.get_run(run_id)
+    assert (run.info.status, run.data.tags["said"]) == ("FINISHED", "before")
 
 
 def test_an_unreachable_server_is_one_sentence() -> None:
@@ -89,7 +112,10 @@ def test_a_deleted_experiment_is_one_sentence(tracking_uri: str, api: MlflowClie
         open_tracking("deleted", uri=tracking_uri).begin("run", {})
 
 
-def test_the_local_server_is_found_again_and_outlived(tmp_path: Path) -> None:
+def test_the_local_server_is_found_again_and_outlived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "_RETRY_AFTER_S", (0.1, 0.2))
     first = server.start(tmp_path)
     first.wait()
     try:
@@ -105,13 +131,15 @@ def test_the_local_server_is_found_again_and_outlived(tmp_path: Path) -> None:
         assert not server.stop(tmp_path)
         monitor = RunMonitor(first.uri, run_id, "step", None)
         monitor.metrics({"loss": 0.25}, step=3)  # said while the server was away
+        time.sleep(3)  # longer than all attempts together
+        monitor.metrics({"loss": 0.125}, step=4)
         again = server.start(tmp_path)
         assert again.port == first.port
         again.wait()
         deadline = time.monotonic() + 40.0
-        while not (history := api.get_metric_history(run_id, "loss")):
+        while len(history := api.get_metric_history(run_id, "loss")) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert [(metric.step, metric.value) for metric in history] == [(3, 0.25)]
+        assert [(metric.step, metric.value) for metric in history] == [(3, 0.25), (4, 0.125)]
     finally:
         server.stop(tmp_path)
