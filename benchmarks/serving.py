@@ -46,7 +46,11 @@ sys.path.insert(0, str(ROOT))
 from peer_environment import peer_python  # noqa: E402
 
 NAME = "minilm"
-INFINITY = ("infinity-emb[server,torch,optimum]==0.0.77", "torch==2.13.0")
+# The versions that its last release works with, and the torch of ours.
+INFINITY = (
+    "infinity-emb[server,torch,optimum]==0.0.77", "torch==2.13.0", "optimum==1.24.0", "transformers<4.49",
+    "click<8.2", "pyarrow<21", "datasets<4",
+)  # fmt: skip
 DOCUMENT_CLIENTS, DOCUMENTS_A_REQUEST, QUERY_CLIENTS = 16, 16, 32
 OPEN_SHARE = 0.6
 SAME_COSINE = 0.999
@@ -76,6 +80,27 @@ from components.serving.options import EngineChoice, ServiceOptions
 from components.serving.verify import from_directory
 serve_releases([from_directory(Path(sys.argv[2]))],
     options=ServiceOptions(port=int(sys.argv[3]), engine=EngineChoice("torch", sys.argv[4])))
+"""
+
+INFINITY_SERVER = """
+import sys
+# Where torch has it since 2.9; optimum's models look for it in its old place.
+from torch.onnx._internal.torchscript_exporter import symbolic_opset14
+sys.modules["torch.onnx.symbolic_opset14"] = symbolic_opset14
+from infinity_emb.cli import cli
+cli()
+"""
+
+EXPORT = """
+import os, sys, torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1], attn_implementation="eager").eval()
+names = ["input_ids", "attention_mask", "token_type_ids"]
+texts = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64), torch.zeros(2, 8, dtype=torch.int64))
+axes = {name: {0: "batch", 1: "length"} for name in [*names, "last_hidden_state"]}
+os.makedirs(sys.argv[2])
+torch.onnx.export(model, texts, os.path.join(sys.argv[2], "model.onnx"), input_names=names,
+    output_names=["last_hidden_state"], dynamic_axes=axes, opset_version=17, dynamo=False)
 """
 
 
@@ -222,11 +247,7 @@ def cut_to_model(texts: list[str], model: Path) -> list[str]:
 def export_onnx(python: Path, model: Path, target: Path) -> None:
     """The model with ONNX weights beside it, made in infinity's environment, for its engine `optimum`."""
     shutil.copytree(model, target)
-    code = (
-        "import sys\nfrom optimum.exporters.onnx import main_export\n"
-        "main_export(sys.argv[1], sys.argv[2], task='feature-extraction', library_name='transformers')"
-    )
-    command = [python, "-c", code, model, target / "onnx"]
+    command = [python, "-c", EXPORT, model, target / "onnx"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     if done.returncode:
         raise RuntimeError(f"the export to ONNX failed:\n{done.stderr[-3000:]}")
@@ -380,9 +401,11 @@ def main() -> int:
         export_onnx(python, model, exported)
         for engine, source in (("torch", model), ("optimum", exported)):
             commands[f"infinity-{engine}"] = (
-                f"{python.parent / 'infinity_emb'} v2 --model-id {source} --served-model-name {NAME} --engine {engine} "
-                f"--device cpu --dtype float32 --pooling-method mean --host 127.0.0.1 "
-                f"--port {ports[f'infinity-{engine}']}".split(),
+                [
+                    str(python), "-c", INFINITY_SERVER, "v2", "--model-id", str(source), "--served-model-name", NAME,
+                    "--engine", engine, "--device", "cpu", "--dtype", "float32", "--pooling-method", "mean",
+                    "--host", "127.0.0.1", "--port", str(ports[f"infinity-{engine}"]),
+                ],
                 # Another environment: what is on our path is not for it.
                 {
                     "PYTHONPATH": "",
@@ -390,7 +413,7 @@ def main() -> int:
                     "INFINITY_ANONYMOUS_USAGE_STATS": "0",
                     "OMP_NUM_THREADS": threads,
                 },
-            )
+            )  # fmt: skip
     try:
         with contextlib.ExitStack() as servers:
             urls = {
