@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +22,10 @@ os.environ["EMBEDLOOM_TEST_KEY"] = (
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(ROOT), str(ROOT / "tests" / "engine"), os.environ.get("PYTHONPATH")))
 )
+
+# How long an example takes is no matter of tests.
+settings.register_profile("embedloom", deadline=None)
+settings.load_profile("embedloom")
 
 
 @pytest.fixture(scope="session")

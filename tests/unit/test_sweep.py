@@ -15,7 +15,7 @@ from workflows.systems import compare_systems
 VALUES = st.lists(st.integers(4, 9), min_size=2, max_size=3, unique=True)
 
 
-@settings(deadline=None, max_examples=5)  # each reads a recipe up to ten times
+@settings(max_examples=5)  # each reads a recipe up to ten times
 @given(rates=VALUES, sizes=VALUES)
 def test_a_sweep_is_the_product_of_its_values(rates, sizes):
     over = [

@@ -64,7 +64,7 @@ texts = st.lists(parts, max_size=60).map("".join)
     max_tokens=st.integers(24, 60),
     overlap=st.integers(0, 12),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_text_is_lost_and_no_piece_is_too_long(kind, text, title, max_tokens, overlap):
     tokenizer = TOKENIZERS[kind]
     chunks = Chunker(tokenizer.to_str(), max_tokens, overlap)(title, text)

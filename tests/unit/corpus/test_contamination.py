@@ -187,7 +187,7 @@ few_words = st.lists(st.sampled_from(["a", "b", "c", "検索", "Straße"]), max_
     few_words,
     st.sampled_from([0.01, 0.5, 1.0]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_overlaps_are_those_of_sets_of_ngrams(evaluated, given_text, share):
     ngram = 3
     builder = OverlapIndexBuilder(ngram)

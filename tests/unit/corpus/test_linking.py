@@ -20,7 +20,7 @@ def components_of(edges, rows):
 
 
 @given(st.integers(1, 30), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_links_in_any_portions_give_the_components(rows, data):
     node = st.integers(0, rows - 1)
     portions = data.draw(st.lists(st.lists(st.tuples(node, node), min_size=1, max_size=8), max_size=6))

@@ -72,7 +72,7 @@ def corpora(draw):
     return ids, group_of, sorted(set(qrels)), texts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpus=corpora(), seed=st.integers(0, 5), order=st.randoms(use_true_random=False))
 def test_sides_share_no_group_and_no_query_in_any_order_of_rows(tmp_path_factory, corpus, seed, order):
     ids, group_of, qrels, texts = corpus

@@ -13,7 +13,7 @@ from components.corpus.spool import read_spool, reordered, write_spool
 SCHEMA = pa.schema([("n", pa.int64()), ("lists", pa.list_(pa.list_(pa.int32())))])
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), data=st.data(), seed=st.integers(0, 99))
 def test_rows_come_in_their_new_order(
     tmp_path: Path, sizes: list[int], data: st.DataObject, seed: int

@@ -52,7 +52,7 @@ def test_three_directions_minimise_the_squared_angles() -> None:
     assert squared_angles(mean) <= found.fun + 1e-12
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**31),
     count=st.integers(2, 6),

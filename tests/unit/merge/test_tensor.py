@@ -85,7 +85,7 @@ def test_linear_is_the_weighted_average() -> None:
     assert (report.from_average, report.of_spread) == (0, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000), count=st.integers(2, 5), per=st.sampled_from(["tensor", "row"]), data=st.data()
 )

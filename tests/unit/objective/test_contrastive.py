@@ -45,7 +45,7 @@ def random_batch(rows: int, negatives: int, D: int) -> ContrastiveBatch:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), D=st.sampled_from(VECTOR_DIMENSIONS), tile=st.sampled_from(TILES))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_value_gradients_and_statistics_equal_the_oracle(

@@ -42,7 +42,7 @@ def expected(documents, pairs, queries, judgements, wanted_id, wanted_text):
     return positives, same - positives
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     bodies=st.lists(st.tuples(st.one_of(st.none(), text), text), min_size=1, max_size=4),
     pairs=st.lists(st.tuples(query_id, text, document_id, text), min_size=1, max_size=5),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from components.search.exact import top_k
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     queries=st.integers(1, 7),
     documents=st.integers(1, 40),

@@ -30,7 +30,7 @@ def search(directory, query_ND, document_MD, k, rows_per_query_shard=4, rows_per
     return unpack(found.take(np.arange(len(query_ND))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     queries=st.integers(1, 9),
     documents=st.integers(1, 60),

@@ -25,7 +25,7 @@ def together(ids: np.ndarray, batch: np.ndarray) -> int:
     return len(batch) - len(set(ids[batch].tolist()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), rows=st.integers(2, 80), keep_last=st.booleans(), seed=st.integers(0, 99))
 def test_a_pass_takes_each_row_once_or_leaves_it(
     data: st.DataObject, rows: int, keep_last: bool, seed: int
@@ -46,7 +46,7 @@ def test_a_pass_takes_each_row_once_or_leaves_it(
     assert all((first == second).all() for first, second in zip(one.batches, again.batches, strict=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), size=st.integers(2, 12), most=st.integers(1, 4), seed=st.integers(0, 99))
 def test_no_text_twice_in_a_batch_where_there_are_batches_enough(
     data: st.DataObject, size: int, most: int, seed: int
@@ -94,7 +94,7 @@ def test_the_first_batches_are_shuffled_evenly() -> None:
     assert ((count - 200) ** 2 / 200).sum() < 27.9  # exceeded with a probability of 0.001
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=st.integers(1, 5000), block=st.integers(1, 100), seed=st.integers(0, 99))
 def test_windows_hold_few_blocks_and_every_row_once(rows: int, block: int, seed: int) -> None:
     found = list(windows(rows, block, np.random.default_rng(seed)))
@@ -102,7 +102,7 @@ def test_windows_hold_few_blocks_and_every_row_once(rows: int, block: int, seed:
     assert max(len(np.unique(window // block)) for window in found) <= WINDOW_BLOCKS
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(4, 900), keep_last=st.booleans(), seed=st.integers(0, 9))
 def test_every_pass_has_the_same_batches_in_number_and_others_in_rows(
     rows: int, keep_last: bool, seed: int

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from components.training.identities import NO_ID, Answers, digest, number_identities
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pairs=st.lists(st.tuples(st.integers(-9, -1), st.integers(0, 8)), min_size=1, max_size=40))
 def test_texts_and_ids_connect(pairs: list[tuple[int, int]]) -> None:
     texts, ids = np.array(pairs, dtype=np.int64).T
@@ -21,7 +21,7 @@ def test_texts_and_ids_connect(pairs: list[tuple[int, int]]) -> None:
         assert (found[i] == found[j]) == (expected[pairs[i][0]] == expected[pairs[j][0]])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=30),
     batch=st.lists(st.integers(0, 29), min_size=1, max_size=8),

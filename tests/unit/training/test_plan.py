@@ -114,7 +114,7 @@ def test_what_a_worker_reads_is_what_the_pairs_say(model: Path, tmp_path: Path) 
             assert share.task == batch.task
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data(), size=st.integers(2, 6), keep_last=st.booleans(), seed=st.integers(0, 99))
 def test_an_epoch_of_any_plan(
     model: Path,

@@ -20,7 +20,7 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> YesNoReranker:
     return found
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     prefix=st.integers(1, 900),
     own=st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=6), min_size=1, max_size=4),

@@ -226,7 +226,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_same_rows_in_any_order_give_the_same_pairs(kind, data, tmp_path):
     row = st.fixed_dictionaries({name: st.text(letters, max_size=4) for name, letters in ROWS[kind].items()})

@@ -9,7 +9,7 @@ from components.pairs.sources import ordering
 from components.pairs.sources.ordering import sort_tables
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(st.lists(st.text("abc", max_size=3), max_size=9), max_size=8),
     part_rows=st.integers(1, 12),
