@@ -337,7 +337,7 @@ class Submitted:
         return [run for run in found if "step.name" in run.data.tags]
 
     def tracked(self) -> dict[str, Any]:
-        """All that MLflow says of the runs: parameters, tags, and the curve of each metric."""
+        """What MLflow says of the runs: status, parameters, tags, and how many values each metric has."""
         api = MlflowClient(self.cluster.tracking_uri)
         return {
             run.info.run_id: (
@@ -541,7 +541,7 @@ def run_demo(on: Submitted) -> dict[str, Any]:
 
 
 def back_up_and_restore(on: Submitted) -> dict[str, Any]:
-    """The commands of docs/operations.md, as they stand there; runs, curves, users and passwords must be as before."""
+    """The commands of docs/operations.md, as they stand there; the runs must be as before, and a new user."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "operations.md").read_text(), flags=re.DOTALL)
     user, dump, restore = (
         next(block for block in blocks if word in block) for word in ("users/create", "pg_dump", "pg_restore")
