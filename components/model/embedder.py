@@ -32,6 +32,8 @@ POOLING_FILE = "pooling.safetensors"
 """Weights of pooling and projection, where those have any."""
 
 Precision = Literal["float32", "bfloat16"]
+ComputePrecision = Literal["float32", "bfloat16", "int8"]
+"""In which vectors are computed where nothing is trained: in a dtype of torch's, or in int8 by ONNX Runtime."""
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -13,14 +13,14 @@ Texts are encoded file by file by the workers of `encoding.py`; of all rows noth
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from components.corpus.formats import File, find_tables
 from components.corpus.tables import TableWriter
 from components.model.agreement import ENCODING_FILE
-from components.model.embedder import Precision as ModelPrecision
+from components.model.embedder import ComputePrecision
 from components.model.spec import Side
 from components.monitor import Monitor
 from components.search import texts
@@ -54,7 +54,7 @@ def embed_table(
     form: Form | None = None,
     target: Target = "parquet",
     place: Place | None = None,
-    compute: ModelPrecision | Literal["int8"] = "float32",
+    compute: ComputePrecision = "float32",
     tokens_per_batch: int = 8192,
     workers: Workers | None = None,
     rows_per_shard: int = _ROWS_PER_SHARD,

@@ -2,11 +2,11 @@
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.model.embedder import DTYPES, Embedder, Precision
+from components.model.embedder import DTYPES, ComputePrecision, Embedder
 from components.model.spec import Side
 from components.monitor import Monitor
 from components.search.shards import Shards, TableShards
@@ -24,7 +24,7 @@ def encode_shards(
     output: Folder,
     monitor: Monitor,
     *,
-    precision: Precision | Literal["int8"] = "float32",
+    precision: ComputePrecision = "float32",
     tokens_per_batch: int = 8192,
     workers: Workers | None = None,
 ) -> Shards:
@@ -76,7 +76,7 @@ class _Encoder:
         vectors: Shards,
         side: Side,
         model: Folder,
-        precision: Precision | Literal["int8"],
+        precision: ComputePrecision,
         tokens_per_batch: int,
         device: str,
     ) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from components.model.embedder import Precision
 from components.serving.errors import DeploymentError, ModelRefusedError
 from components.serving.release import Release
 from components.serving.verify import (
@@ -15,8 +14,6 @@ from components.serving.verify import (
     compare_with_golden_scores,
 )
 
-_PRECISION: Precision = "bfloat16"
-"""In which the service may compute."""
 _TIMEOUT_S = 60.0
 
 
@@ -37,11 +34,9 @@ def smoke_request(
     model = f"{release.model}/{release.version}"
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
-    def post(path: str, body: dict) -> dict:
+    def ask(method: str, path: str, body: dict | None = None) -> dict:
         try:
-            answer = requests.post(
-                f"{url}{path}", json={"model": model, **body}, headers=headers, timeout=_TIMEOUT_S
-            )
+            answer = requests.request(method, f"{url}{path}", json=body, headers=headers, timeout=_TIMEOUT_S)
         except requests.RequestException as error:
             raise DeploymentError(f"{model} at {url} does not answer ({type(error).__name__})") from error
         if answer.status_code == 401:
@@ -58,15 +53,15 @@ def smoke_request(
         return found
 
     def encode(texts: list[str], side: str) -> np.ndarray:
-        found = post("/v1/embeddings", {"input": texts, "input_type": side})
+        found = ask("POST", "/v1/embeddings", {"model": model, "input": texts, "input_type": side})
         return np.array([row["embedding"] for row in found["data"]])
 
     def score(queries: list[str], documents: list[str]) -> list[float]:
-        return [
-            each["score"] for each in post("/score", {"queries": queries, "documents": documents})["data"]
-        ]
+        found = ask("POST", "/score", {"model": model, "queries": queries, "documents": documents})
+        return [each["score"] for each in found["data"]]
 
+    precision = ask("GET", f"/v1/models/{model}")["engine"].split()[-1]
     if release.kind == "embedding":
-        compare_with_golden(encode, directory, release, GOLDEN_TOLERANCE[_PRECISION])
+        compare_with_golden(encode, directory, release, GOLDEN_TOLERANCE[precision])
     else:
-        compare_with_golden_scores(score, directory, release, SCORE_TOLERANCE[_PRECISION])
+        compare_with_golden_scores(score, directory, release, SCORE_TOLERANCE[precision])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from components.model.agreement import ENCODING_FILE, GOLDEN_FILE
-from components.model.embedder import Embedder, Precision
+from components.model.embedder import ComputePrecision, Embedder, Precision
 from components.model.export import check_golden, weights_digest
 from components.model.reranker import Reranker, load_reranker
 from components.model.reranker_export import check_golden_scores
@@ -18,7 +18,7 @@ from components.serving.release import Release
 
 # Formats that run code when they are read, and code.
 _UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".py")
-GOLDEN_TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 2e-3}
+GOLDEN_TOLERANCE: dict[ComputePrecision, float] = {"float32": 1e-4, "bfloat16": 2e-3, "int8": 5e-2}
 """Greatest 1 - cosine. float32 against float32: only the order of summation differs."""
 SCORE_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 3e-2}
 """Greatest difference of two probabilities."""
