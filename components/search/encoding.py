@@ -1,20 +1,14 @@
 """Vectors of texts that fit no memory: a file of texts in, a file of vectors out, by a pool of workers."""
 
-import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from components.model.embedder import DTYPES, ComputePrecision, Embedder
+from components.model.int8 import use_int8
 from components.model.spec import Side
 from components.monitor import Monitor
 from components.search.shards import Shards, TableShards
 from components.search.workers import Workers, over_shards
 from components.storage import Folder
-
-if TYPE_CHECKING:
-    from components.model.onnx_encoder import OnnxEncoder
 
 
 def encode_shards(
@@ -36,18 +30,14 @@ def encode_shards(
         texts: column `text`, and for queries `instruction`; where that is null the model's own holds.
         model: model directory.
         output: takes float32 [rows, dimensions], in the order of the texts.
-        precision: of the model; `int8` is on the CPU, by ONNX Runtime.
+        precision: the model computes in it; int8 is for a CPU.
         tokens_per_batch: padded tokens in one forward pass.
 
     Raises:
-        ValueError: the model gives a text a vector that is not finite, or int8 is asked for on a GPU or without
-            ONNX Runtime.
+        ValueError: the model gives a text a vector that is not finite, or int8 is asked for where there is none.
     """
-    if precision == "int8":
-        if workers and workers.gpus:
-            raise ValueError("precision int8 is for the CPU; on a GPU take bfloat16")
-        if not importlib.util.find_spec("onnxruntime"):
-            raise ValueError("precision int8 needs ONNX Runtime: pip install embedloom[int8]")
+    if precision == "int8" and workers and workers.gpus:
+        raise ValueError("precision int8 is for the CPU; on a GPU take bfloat16")
     vectors = Shards(output, texts.rows, texts.rows_per_shard)
     missing = vectors.missing()
     if not missing:
@@ -83,10 +73,9 @@ class _Encoder:
         self._texts, self._vectors, self._side = texts, vectors, side
         self._tokens_per_batch = tokens_per_batch
         with model.local() as directory:
-            if precision == "int8":
-                self._embedder = _load_int8(directory)
-            else:
-                self._embedder = Embedder.load(directory, DTYPES[precision], device)
+            self._embedder = Embedder.load(directory, DTYPES[precision], device)
+        if precision == "int8":
+            use_int8(self._embedder.blocks())
 
     def __call__(self, shard: int) -> None:
         table = self._texts.read(shard)
@@ -108,9 +97,3 @@ class _Encoder:
             )
         norm_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)  # not every model normalises
         self._vectors.write(shard, vector_ND / np.maximum(norm_N1, 1e-12))
-
-
-def _load_int8(directory: Path) -> "Embedder | OnnxEncoder":
-    from components.model.onnx_encoder import OnnxEncoder  # an optional requirement
-
-    return OnnxEncoder(Embedder.load(directory))

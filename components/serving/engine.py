@@ -1,12 +1,12 @@
 """What computes in a replica, behind one interface: token ids in, rows out.
 
-In torch it is the model's own `Embedder` and `Reranker`, the code that the evaluator uses, so that what is served and
-what was measured are the same.
+The torch engines run the model's own `Embedder` and `Reranker`, the code that the evaluator uses, so that what
+is served and what was measured are the same.
 """
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,19 +15,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from components.model.embedder import DTYPES, ComputePrecision, Embedder, Precision
+from components.model.embedder import ComputePrecision
 from components.model.reranker_file import scorer_id
 from components.model.spec import EncodingSpec
 from components.monitor import Silent
 from components.serving.calls import Call, EmbedCall, Kind, Refusal, ScoreCall, Served
-from components.serving.errors import ModelRefusedError
 from components.serving.release import Release, fetch
-from components.serving.verify import (
-    GOLDEN_TOLERANCE,
-    compare_with_golden,
-    load_verified,
-    load_verified_reranker,
-)
+from components.serving.verify import load_verified, load_verified_reranker
 
 EngineName = Literal["torch", "vllm"]
 
@@ -38,8 +32,7 @@ class EngineOptions:
 
     Attributes:
         engine: None: vLLM where there is a GPU and vLLM knows the model, torch else.
-        precision: None: bfloat16 on a GPU, float32 on a CPU. int8 is an embedder's, on a CPU by ONNX Runtime; a
-            reranker beside it computes in what it would without.
+        precision: None: bfloat16 on a GPU, float32 on a CPU. int8 is torch's, on a CPU.
         threads: torch threads of the process; 0: one a CPU of the machine.
         tokens_per_pass: padded tokens in one forward pass of the torch engine.
         gpu_memory: share of a GPU's memory that vLLM takes for one version. Embedder, reranker and a version that is
@@ -85,12 +78,11 @@ def load_engine(release: Release, options: EngineOptions) -> Engine:
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     directory = fetch(release)
     has_gpu = torch.cuda.is_available()
-    if options.precision == "int8" and release.kind == "embedding":
-        return _load_int8(release, directory, options.tokens_per_pass)
-    precision: Precision = "bfloat16" if has_gpu else "float32"
-    if options.precision and options.precision != "int8":
-        precision = options.precision
-    if options.engine == "vllm" or (options.engine is None and has_gpu and find_spec("vllm") is not None):
+    precision: ComputePrecision = options.precision or ("bfloat16" if has_gpu else "float32")
+    in_vllm = options.engine == "vllm" or (
+        options.engine is None and has_gpu and find_spec("vllm") is not None
+    )
+    if in_vllm and precision != "int8":
         # Here, and not above: where it is not used it need not be installed.
         from components.serving import vllm_engine
 
@@ -101,47 +93,29 @@ def load_engine(release: Release, options: EngineOptions) -> Engine:
     # Also where vLLM was asked for and cannot do it: GET /v1/models says what computes.
     if release.kind == "reranker":
         return TorchReranker(release, directory, precision, options.tokens_per_pass)
-    device = "cuda" if has_gpu else "cpu"
-    embedder = load_verified(directory, release, DTYPES[precision], device)
-    return LocalEmbedder(
-        release, embedder, embedder.encode_tokens, f"torch {precision}", options.tokens_per_pass
-    )
+    return TorchEmbedder(release, directory, precision, options.tokens_per_pass)
 
 
-def _load_int8(release: Release, directory: Path, tokens_per_pass: int) -> "LocalEmbedder":
-    if find_spec("onnxruntime") is None:
-        raise ModelRefusedError("precision int8 needs ONNX Runtime: pip install embedloom[int8]")
-    from components.model.onnx_encoder import OnnxEncoder  # an optional requirement
-
-    embedder = load_verified(directory, release)
-    encoder = OnnxEncoder(embedder)
-    compare_with_golden(encoder.encode, directory, release, GOLDEN_TOLERANCE["int8"])  # type: ignore[arg-type]
-    return LocalEmbedder(release, embedder, encoder.encode_tokens, "onnxruntime int8", tokens_per_pass)
+def _device(precision: ComputePrecision) -> str:
+    return "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
 
 
-class LocalEmbedder:
-    """An embedding model in this process.
-
-    Args:
-        embedder: its tokenizer and spec are used.
-        encode_tokens: token ids of texts and the padded tokens of a forward pass to vectors float32 [N, D].
-        engine: what computes it, and in which precision.
-    """
+class TorchEmbedder:
+    """An embedding model in torch, in this process."""
 
     def __init__(
-        self,
-        release: Release,
-        embedder: Embedder,
-        encode_tokens: Callable[[list[list[int]], int], np.ndarray],
-        engine: str,
-        tokens_per_pass: int,
+        self, release: Release, directory: Path, precision: ComputePrecision, tokens_per_pass: int
     ) -> None:
-        self._embedder = embedder
-        self._encode_tokens = encode_tokens
+        self._embedder = load_verified(directory, release, precision, _device(precision))
         self._tokens_per_pass = tokens_per_pass
-        self.spec = embedder.spec
-        space_id = self.spec.space_id(release.digest)
-        self.served = served(release, "embedding", space_id, self.spec.dimensions, engine)
+        self.spec = self._embedder.spec
+        self.served = served(
+            release,
+            "embedding",
+            self.spec.space_id(release.digest),
+            self.spec.dimensions,
+            f"torch {precision}",
+        )
 
     def refuse(self, call: Call) -> Refusal | None:
         return refuse_call(call, self.spec, self._embedder.vocabulary_size)
@@ -154,15 +128,16 @@ class LocalEmbedder:
         return len(item)
 
     def compute(self, items: Sequence[list[int]]) -> np.ndarray:
-        return self._encode_tokens(list(items), self._tokens_per_pass)
+        return self._embedder.encode_tokens(list(items), self._tokens_per_pass)
 
 
 class TorchReranker:
     """A reranker in torch, in this process."""
 
-    def __init__(self, release: Release, directory: Path, precision: Precision, tokens_per_pass: int) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._reranker = load_verified_reranker(directory, release, DTYPES[precision], device)
+    def __init__(
+        self, release: Release, directory: Path, precision: ComputePrecision, tokens_per_pass: int
+    ) -> None:
+        self._reranker = load_verified_reranker(directory, release, precision, _device(precision))
         self._tokens_per_pass = tokens_per_pass
         identity = scorer_id(release.digest, self._reranker.tokenize.digest())
         self.served = served(release, "reranker", identity, None, f"torch {precision}")
