@@ -1,4 +1,4 @@
-"""Linear layers in int8 on a CPU: two to three times as fast as float32, where nothing is trained.
+"""Linear layers in int8 on a CPU: about twice as fast as float32, where nothing is trained.
 
 Weights are quantised once, by output channel; what comes in is quantised as it comes, by token, so that no text's
 vector hangs on the ranges of what is computed beside it. The products are oneDNN's, in the processor's instructions for

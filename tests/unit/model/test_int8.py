@@ -1,6 +1,7 @@
 """Linear layers in int8 against the arithmetic that they stand for, and a model of them against float32."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,11 @@ from torch import nn
 from components.model import int8
 from components.model.embedder import Embedder
 from components.model.int8 import Int8Linear, use_int8
+from components.monitor import Silent
 from components.processor import multiplies_int8
+from components.search.encoding import encode_shards
+from components.search.shards import write_tables
+from components.storage import Folder
 
 pytestmark = pytest.mark.skipif(not multiplies_int8(), reason="this processor has no products in int8")
 
@@ -86,6 +91,18 @@ def test_vectors_stay_near_those_of_float32(minilm_directory):
     assert cosine[-1] > 0.95  # the empty text: two special tokens
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     assert embedder.encode([], "query").shape == (0, 384)
+
+
+def test_a_table_of_texts_is_encoded_in_it(tmp_path):
+    model = write_tiny_model(tmp_path / "tiny")
+    expected = Embedder.load(model)
+    use_int8(expected.blocks())
+    texts = [f"w{n} w{n + 1}" for n in range(50)]
+    table = write_tables(iter([pa.table({"text": texts})]), Folder(str(tmp_path / "texts")), 64)
+    vectors = Folder(str(tmp_path / "vectors"))
+    found = encode_shards(table, "document", Folder(str(model)), vectors, Silent(), precision="int8").read(0)
+    np.testing.assert_allclose(found, expected.encode(texts, "document"), atol=1e-6)
+    assert np.abs(found - Embedder.load(model).encode(texts, "document")).max() > 1e-4
 
 
 def test_where_there_is_no_int8_it_says_what_to_take(tmp_path, monkeypatch):
