@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import write_tiny_model
+from tiny_rerankers import write_cross_encoder, write_yes_no_model
 from typer.testing import CliRunner
 
 from components.processor import multiplies_int8
 from components.serving import verify
-from components.serving.calls import EmbedCall
+from components.serving.calls import EmbedCall, ScoreCall
 from components.serving.engine import EngineOptions, load_engine
 from components.serving.errors import ModelRefusedError
 from components.serving.verify import from_directory
@@ -43,6 +44,18 @@ def test_int8_is_served_near_float32_and_says_so(release, monkeypatch):
     monkeypatch.setitem(verify.GOLDEN_TOLERANCE, "int8", 1e-9)
     with pytest.raises(ModelRefusedError, match=r"refused: .* does not get the vector recorded"):
         load_engine(release, IN_INT8)
+
+
+@needs_int8
+@pytest.mark.parametrize("write", [write_cross_encoder, write_yes_no_model])
+def test_a_reranker_scores_in_int8_too(tmp_path, write):
+    release = from_directory(write(tmp_path / "reranker"))
+    engines = [load_engine(release, options) for options in (EngineOptions(threads=1), IN_INT8)]
+    call = ScoreCall(["a query", "another"], ["one document", "a second one"], None)
+    expected_N, found_N = (engine.compute(engine.read(call)) for engine in engines)
+    assert engines[1].served.engine == "torch int8"
+    np.testing.assert_allclose(found_N, expected_N, atol=0.05)
+    assert not np.array_equal(found_N, expected_N)
 
 
 @pytest.mark.parametrize("also", [["--engine", "vllm"], ["--gpus", "1"]])
