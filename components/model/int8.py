@@ -6,6 +6,7 @@ int8 (VNNI); the rest of the model stays float32. Vectors differ a little from t
 search, not for comparing models.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -64,8 +65,11 @@ class Int8Linear(nn.Module):
         return product_NO.unflatten(0, values.shape[:-1])
 
 
-class _Rows:
-    """Quantises what comes into the layers of a block; once where several read the same: query, key and value."""
+class _Rows(threading.local):
+    """Quantises what comes into the layers of a block; once where several read the same: query, key and value.
+
+    Each thread that computes has its own.
+    """
 
     def __init__(self) -> None:
         self._values: Tensor | None = None

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 
 _MEMORY = 0.9
 """Weight of the past in the measured speed, a batch: it follows a change within some ten batches."""
+_WORTH_SPLITTING = 128
+"""Tokens below which what waits is not shared out among the streams: smaller batches compute slower."""
 
 
 class OverloadedError(Exception):
@@ -44,10 +46,11 @@ class _Work(Generic[Item]):
 
 
 class TokenBatcher(Generic[Item]):
-    """A queue of requests and one worker that computes batches of at most `tokens_per_batch` tokens.
+    """A queue of requests, and workers that compute batches of at most `tokens_per_batch` tokens side by side.
 
     Args:
-        compute: items to one row each; it runs in the executor, off the event loop.
+        compute: items to one row each; it runs in threads, off the event loop.
+        streams: batches that are computed at the same time.
         tokens_per_batch: tokens in a batch; a single longer text makes a batch of its own.
         max_waiting_tokens: above this many waiting tokens a request is turned away.
         max_wait_s: so is one that would wait longer than this, by the speed of the last batches.
@@ -56,24 +59,27 @@ class TokenBatcher(Generic[Item]):
     def __init__(
         self,
         compute: Callable[[Sequence[Item]], np.ndarray],
-        executor: Executor,
+        streams: int,
         tokens_per_batch: int,
         max_waiting_tokens: int,
         max_wait_s: float,
     ) -> None:
         self._compute = compute
-        self._executor = executor
+        self._streams = streams
+        self._executor = ThreadPoolExecutor(streams, thread_name_prefix="compute")
         self._tokens_per_batch = tokens_per_batch
         self._max_waiting_tokens = max_waiting_tokens
         self._max_wait_s = max_wait_s
         self._queue: deque[_Work[Item]] = deque()
         self._waiting_tokens = 0
         self._tokens, self._seconds = 0.0, 0.0
-        self._worker: asyncio.Task | None = None
+        self._workers: set[asyncio.Task[None]] = set()
 
     def expected_wait_s(self) -> float:
         """How long what waits now will take; 0 before the first batch."""
-        return self._waiting_tokens * self._seconds / self._tokens if self._tokens else 0.0
+        if not self._tokens:
+            return 0.0
+        return self._waiting_tokens * self._seconds / (self._tokens * self._streams)
 
     def check_room(self, tokens: int = 1) -> None:
         """Raises OverloadedError if so many tokens would be turned away. An empty queue takes any request."""
@@ -100,8 +106,8 @@ class TokenBatcher(Generic[Item]):
         work = _Work(items, lengths, asyncio.get_running_loop().create_future())
         self._queue.append(work)
         self._waiting_tokens += sum(lengths)
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        while len(self._workers) < self._streams:
+            self._workers.add(asyncio.create_task(self._work()))
         try:
             return await work.done
         finally:
@@ -110,34 +116,45 @@ class TokenBatcher(Generic[Item]):
             work.waiting.clear()
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._next_batch():
-            items = [work.items[index] for work, index in batch]
-            began = time.perf_counter()
-            try:
-                rows = await loop.run_in_executor(self._executor, self._compute, items)
-            except Exception as error:
-                for work, _ in batch:
-                    if not work.done.done():
-                        work.done.set_exception(error)
-                continue
-            self._tokens = _MEMORY * self._tokens + sum(work.lengths[index] for work, index in batch)
-            self._seconds = _MEMORY * self._seconds + time.perf_counter() - began
-            for (work, index), row in zip(batch, rows, strict=True):
-                work.rows[index] = row
-                if len(work.rows) == len(work.items) and not work.done.done():
-                    work.done.set_result(np.stack([work.rows[at] for at in range(len(work.items))]))
+        try:
+            while batch := self._next_batch():
+                await self._run(batch)
+        finally:
+            # At once: whoever comes next starts another.
+            self._workers.discard(asyncio.current_task())
+
+    async def _run(self, batch: list[tuple[_Work[Item], int]]) -> None:
+        items = [work.items[index] for work, index in batch]
+        began = time.perf_counter()
+        try:
+            rows = await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, items)
+        except Exception as error:
+            for work, _ in batch:
+                if not work.done.done():
+                    work.done.set_exception(error)
+            return
+        self._tokens = _MEMORY * self._tokens + sum(work.lengths[index] for work, index in batch)
+        self._seconds = _MEMORY * self._seconds + time.perf_counter() - began
+        for (work, index), row in zip(batch, rows, strict=True):
+            work.rows[index] = row
+            if len(work.rows) == len(work.items) and not work.done.done():
+                work.done.set_result(np.stack([work.rows[at] for at in range(len(work.items))]))
 
     def _next_batch(self) -> list[tuple[_Work[Item], int]]:
-        """The next texts, one of each request in turn, until the next one would exceed the budget."""
+        """The next texts, one of each request in turn, until the next one would exceed the budget.
+
+        That is a stream's share of what waits, so that a large request that is alone keeps all of them at work.
+        """
         batch: list[tuple[_Work[Item], int]] = []
         tokens = 0
+        share = max(self._waiting_tokens // self._streams, _WORTH_SPLITTING)
+        budget = min(self._tokens_per_batch, share)
         while self._queue:
             work = self._queue.popleft()
             if not work.waiting:
                 continue
             length = work.lengths[work.waiting[0]]
-            if batch and tokens + length > self._tokens_per_batch:
+            if batch and tokens + length > budget:
                 self._queue.appendleft(work)
                 break
             batch.append((work, work.waiting.popleft()))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,10 @@ from components.serving.release import Release, fetch
 from components.serving.verify import load_verified, load_verified_reranker
 
 EngineName = Literal["torch", "vllm"]
+
+_CPU_STREAMS = 2
+"""Batches that torch computes side by side on a CPU, each on its share of the threads. Two threads with a batch each do
+1.1 to 1.3 times what two do on one batch: they need not wait for one another, nor stop while the next batch is made."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,13 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """One loaded model version. `read` and `compute` block; call each from one thread at a time."""
+    """One loaded model version. `read` and `compute` block.
+
+    `read` is called from one thread at a time, `compute` from as many as there are `streams`.
+    """
 
     served: Served
+    streams: int
 
     def refuse(self, call: Call) -> Refusal | None:
         """Why a call cannot be met by this model; None if it can."""
@@ -74,8 +83,6 @@ def load_engine(release: Release, options: EngineOptions) -> Engine:
     Raises:
         ModelRefusedError: unsafe files, another digest, or not the golden vectors or scores.
     """
-    # Ray gives a worker as many threads as it reserves CPUs; a replica may use what the machine has.
-    torch.set_num_threads(options.threads or os.cpu_count() or 1)
     directory = fetch(release)
     has_gpu = torch.cuda.is_available()
     precision: ComputePrecision = options.precision or ("bfloat16" if has_gpu else "float32")
@@ -91,22 +98,30 @@ def load_engine(release: Release, options: EngineOptions) -> Engine:
         if release.kind == "reranker" and vllm_engine.reranks_in_vllm(directory):
             return vllm_engine.VllmReranker(release, directory, precision, options)
     # Also where vLLM was asked for and cannot do it: GET /v1/models says what computes.
+    # Ray gives a worker as many threads as it reserves CPUs; a replica may use what the machine has.
+    threads = options.threads or os.cpu_count() or 1
+    device = "cuda" if has_gpu and precision != "int8" else "cpu"
+    streams = min(threads, _CPU_STREAMS) if device == "cpu" else 1
+    torch.set_num_threads(ceil(threads / streams))
     if release.kind == "reranker":
-        return TorchReranker(release, directory, precision, options.tokens_per_pass)
-    return TorchEmbedder(release, directory, precision, options.tokens_per_pass)
-
-
-def _device(precision: ComputePrecision) -> str:
-    return "cuda" if torch.cuda.is_available() and precision != "int8" else "cpu"
+        return TorchReranker(release, directory, precision, device, streams, options.tokens_per_pass)
+    return TorchEmbedder(release, directory, precision, device, streams, options.tokens_per_pass)
 
 
 class TorchEmbedder:
     """An embedding model in torch, in this process."""
 
     def __init__(
-        self, release: Release, directory: Path, precision: ComputePrecision, tokens_per_pass: int
+        self,
+        release: Release,
+        directory: Path,
+        precision: ComputePrecision,
+        device: str,
+        streams: int,
+        tokens_per_pass: int,
     ) -> None:
-        self._embedder = load_verified(directory, release, precision, _device(precision))
+        self._embedder = load_verified(directory, release, precision, device)
+        self.streams = streams
         self._tokens_per_pass = tokens_per_pass
         self.spec = self._embedder.spec
         self.served = served(
@@ -135,9 +150,16 @@ class TorchReranker:
     """A reranker in torch, in this process."""
 
     def __init__(
-        self, release: Release, directory: Path, precision: ComputePrecision, tokens_per_pass: int
+        self,
+        release: Release,
+        directory: Path,
+        precision: ComputePrecision,
+        device: str,
+        streams: int,
+        tokens_per_pass: int,
     ) -> None:
-        self._reranker = load_verified_reranker(directory, release, precision, _device(precision))
+        self._reranker = load_verified_reranker(directory, release, precision, device)
+        self.streams = streams
         self._tokens_per_pass = tokens_per_pass
         identity = scorer_id(release.digest, self._reranker.tokenize.digest())
         self.served = served(release, "reranker", identity, None, f"torch {precision}")

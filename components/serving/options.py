@@ -36,7 +36,9 @@ class ServiceOptions:
         max_waiting_tokens: waiting tokens of a replica above which requests are turned away with 429.
         max_wait_s: so is a request that would wait longer, by the speed of the last batches.
         max_request_tokens: a request of more tokens gets 400.
-        max_ongoing_requests, max_queued_requests: requests at a replica, and waiting for one; more get 429.
+        max_ongoing_requests: requests at a replica. As many as a gateway lets in, so that the replica, which knows how
+            long they will wait, is the one to refuse.
+        max_queued_requests: requests that wait for a replica, in each gateway; more get 429.
         request_timeout_s: after it a request is given up with 503.
         startup_timeout_s: how long a version may take to come up.
         max_memory_gib: what a version may take; one that needs more is refused. 0: no limit.
@@ -57,7 +59,7 @@ class ServiceOptions:
     max_waiting_tokens: int = 262_144
     max_wait_s: float = 20.0
     max_request_tokens: int = 300_000
-    max_ongoing_requests: int = 128
+    max_ongoing_requests: int = 1024
     max_queued_requests: int = 256
     request_timeout_s: float = 60.0
     startup_timeout_s: float = 300.0

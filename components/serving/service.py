@@ -49,46 +49,60 @@ class ModelService:
     ) -> None:
         self._max_request_tokens = max_request_tokens
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
-        computing = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._engine = _load(release, engine, max_memory_gib)
         self._batcher = TokenBatcher(
-            self._engine.compute, computing, tokens_per_batch, max_waiting_tokens, max_wait_s
+            self._engine.compute, self._engine.streams, tokens_per_batch, max_waiting_tokens, max_wait_s
         )
 
     async def served(self) -> Served:
         return self._engine.served
 
     async def answer(self, call: Call) -> Reply:
-        """Vectors or scores of one request."""
+        """Vectors or scores of one request, read in parts so that others have a turn between them."""
         if refusal := self._engine.refuse(call):
             return refusal
+        items: list[Any] = []
+        for part in _parts(call):
+            if refusal := self._refuse():
+                return refusal
+            items += (await self._read([part]))[0]
+        return await self._compute(call, items)
+
+    async def answer_each(self, calls: list[Call]) -> list[Reply]:
+        """The replies to small calls that were sent together, read together so that they are computed together."""
+        if refusal := self._refuse():
+            return [refusal] * len(calls)
+        refusals = [self._engine.refuse(call) for call in calls]
+        taken = [call for call, refusal in zip(calls, refusals, strict=True) if refusal is None]
+        read = await self._read(taken)
+        replies = iter(await asyncio.gather(*map(self._compute, taken, read)))
+        return [refusal or next(replies) for refusal in refusals]
+
+    def _refuse(self) -> Refusal | None:
+        """Before texts are tokenized: an overloaded service says so at once."""
         try:
-            # Before the texts are tokenized: an overloaded service says so at once.
             self._batcher.check_room()
-            items = await self._read(call)
-            lengths = [self._engine.length(item) for item in items]
-            if sum(lengths) > self._max_request_tokens:
-                return _too_many(call, sum(lengths), self._max_request_tokens)
+        except OverloadedError as error:
+            return _busy(error)
+        return None
+
+    async def _read(self, calls: list[Call]) -> list[list[Any]]:
+        """What the model reads of calls, off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, lambda: [self._engine.read(call) for call in calls])
+
+    async def _compute(self, call: Call, items: list[Any]) -> Reply:
+        lengths = [self._engine.length(item) for item in items]
+        if sum(lengths) > self._max_request_tokens:
+            return _too_many(call, sum(lengths), self._max_request_tokens)
+        try:
             rows = await self._batcher.run(items, lengths)
         except OverloadedError as error:
-            message = f"The service is busy: {error}. Try again later."
-            return Refusal(429, message, "rate_limit_exceeded", retry_after_s=error.retry_after_s)
+            return _busy(error)
         served = self._engine.served
         if isinstance(call, EmbedCall):
             return Vectors(_prefix(rows, call.dimensions), sum(lengths), served)
         return Scores(rows, sum(lengths), served)
-
-    async def _read(self, call: Call) -> list[Any]:
-        """What the model reads of a call, off the event loop; others have a turn between its parts."""
-        loop = asyncio.get_running_loop()
-        items: list[Any] = []
-        for part in _parts(call):
-            items += await loop.run_in_executor(self._reading, self._engine.read, part)
-        return items
-
-    async def answer_each(self, calls: list[Call]) -> list[Reply]:
-        """The replies to small calls that were sent together."""
-        return await asyncio.gather(*map(self.answer, calls))
 
 
 def _parts(call: Call) -> Iterator[Call]:
@@ -107,6 +121,11 @@ def _part(call: Call, rows: slice) -> Call:
     if isinstance(call, EmbedCall):
         return replace(call, texts=call.texts[rows], token_ids=call.token_ids[rows])
     return replace(call, queries=call.queries[rows], documents=call.documents[rows])
+
+
+def _busy(error: OverloadedError) -> Refusal:
+    message = f"The service is busy: {error}. Try again later."
+    return Refusal(429, message, "rate_limit_exceeded", retry_after_s=error.retry_after_s)
 
 
 def _too_many(call: Call, tokens: int, limit: int) -> Refusal:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 class VllmEmbedder:
     """An embedding model in vLLM."""
 
+    streams = 1
+
     def __init__(
         self, release: Release, directory: Path, precision: Precision, options: EngineOptions
     ) -> None:
@@ -81,6 +83,8 @@ class VllmEmbedder:
 
 class VllmReranker:
     """A reranker that reads a prompt, in vLLM: the language model that says yes or no, or the classifier made of it."""
+
+    streams = 1
 
     def __init__(
         self, release: Release, directory: Path, precision: Precision, options: EngineOptions

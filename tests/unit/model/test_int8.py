@@ -1,5 +1,7 @@
 """Linear layers in int8 against the arithmetic that they stand for, and a model of them against float32."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -65,6 +67,17 @@ def test_a_row_is_the_same_in_any_company():
     together = layer(values)
     alone = torch.stack([torch.stack([layer(row[None].clone())[0] for row in text]) for text in values])
     assert torch.equal(together, alone)
+
+
+def test_threads_that_compute_at_once_do_not_meet(tmp_path):
+    embedder = Embedder.load(write_tiny_model(tmp_path / "tiny"))
+    use_int8(embedder.blocks())
+    batches = [[f"w{at} " * (1 + at % 7) for at in range(row, row + 5)] for row in range(40)]
+    expected = [embedder.encode(texts, "document") for texts in batches]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(5):
+            found = list(threads.map(lambda texts: embedder.encode(texts, "document"), batches))
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_what_layers_read_alike_is_quantised_once_and_then_forgotten(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 import asyncio
+import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,11 +23,13 @@ class Recorder:
 
 
 def batcher(
-    recorder: Recorder, tokens_per_batch: int = 100, max_waiting_tokens: int = 1000, max_wait_s: float = 100.0
+    recorder: Recorder,
+    tokens_per_batch: int = 100,
+    max_waiting_tokens: int = 1000,
+    max_wait_s: float = 100.0,
+    streams: int = 1,
 ) -> TokenBatcher[list[int]]:
-    return TokenBatcher(
-        recorder.encode, ThreadPoolExecutor(1), tokens_per_batch, max_waiting_tokens, max_wait_s
-    )
+    return TokenBatcher(recorder.encode, streams, tokens_per_batch, max_waiting_tokens, max_wait_s)
 
 
 async def run(queue: TokenBatcher[list[int]], request: list[list[int]]) -> np.ndarray:
@@ -146,7 +148,7 @@ def test_a_failed_batch_fails_its_request_alone():
             raise RuntimeError("out of memory")
         return recorder.encode(items)
 
-    queue = TokenBatcher(compute, ThreadPoolExecutor(1), 1, 100, 100.0)
+    queue = TokenBatcher(compute, 1, 1, 100, 100.0)
 
     async def main() -> None:
         failed, fine = await asyncio.gather(run(queue, [[1]]), run(queue, [[2]]), return_exceptions=True)
@@ -154,3 +156,37 @@ def test_a_failed_batch_fails_its_request_alone():
         assert fine.tolist() == [[2, 1]]
 
     asyncio.run(main())
+
+
+def test_streams_share_a_request_that_is_alone_and_keep_small_ones_together():
+    recorder = Recorder()
+    barrier, turns = threading.Barrier(2, timeout=10), itertools.count()
+
+    def compute(items: list[list[int]]) -> np.ndarray:
+        if next(turns) < 2:
+            barrier.wait()  # passes only if two batches are computed at once
+        return recorder.encode(items)
+
+    queue = TokenBatcher(compute, 2, 10_000, 10_000, 100.0)
+    texts = [[1] * 50] * 32
+    assert len(asyncio.run(run(queue, texts))) == 32
+    sizes = [len(batch) for batch in recorder.batches]
+    assert sum(sizes) == 32
+    assert max(sizes) == 16
+
+    small = Recorder()
+    asyncio.run(run(batcher(small, tokens_per_batch=10_000, streams=2), [[1] * 5] * 20))
+    assert [len(batch) for batch in small.batches] == [20]
+
+
+def test_whoever_comes_as_the_last_batch_ends_is_computed():
+    recorder = Recorder()
+    queue = batcher(recorder)
+
+    async def main() -> None:
+        for _ in range(50):
+            # The next one comes in the very turn of the loop in which this one is done.
+            await run(queue, [[1]])
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert len(recorder.batches) == 50
