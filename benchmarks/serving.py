@@ -35,7 +35,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import aiohttp
 import numpy as np
@@ -45,9 +44,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from peer_environment import peer_python  # noqa: E402
-
-if TYPE_CHECKING:
-    from components.model.embedder import Embedder
 
 NAME = "minilm"
 # The versions that its last release works with, and the torch of ours.
@@ -64,11 +60,11 @@ START_S, STOP_S = 300.0, 60.0
 
 OFFLINE = """
 import json, sys, time, torch
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/benchmarks"]
-from serving import encoder_in
+sys.path.insert(0, sys.argv[1])
+from components.model.inference import inference_embedder
 torch.set_num_threads(int(sys.argv[5]))
 texts = json.load(open(sys.argv[3]))
-embedder = encoder_in(sys.argv[2], sys.argv[4])
+embedder = inference_embedder(sys.argv[2], sys.argv[4])
 embedder.encode(texts[:128], "document", tokens_per_batch=2048)
 began = time.perf_counter()
 embedder.encode(texts, "document", tokens_per_batch=2048)
@@ -272,26 +268,16 @@ def check_vectors(urls: dict[str, str], texts: list[str], least: float) -> None:
             raise RuntimeError(f"{name} gives other vectors: a cosine of {cosine:.4f} with ours")
 
 
-def encoder_in(model: str | Path, precision: str) -> "Embedder":
-    """What computes in the service, without the service."""
-    from components.model.embedder import DTYPES, Embedder
-    from components.model.int8 import use_int8
-
-    embedder = Embedder.load(model, DTYPES[precision])  # type: ignore[index]
-    if precision == "int8":
-        use_int8(embedder.blocks())
-    return embedder
-
-
 def ndcg(model: Path, data: Path, precision: str) -> float:
     """nDCG@10 on the test queries, by vectors of a precision."""
     from components.evaluation.collection import read_beir
     from components.evaluation.retrieval import evaluate_embedder
+    from components.model.inference import inference_embedder
     from components.monitor import Silent
     from components.storage import Folder
 
     collection = read_beir(Folder(str(data)), "test")
-    found = evaluate_embedder(collection, encoder_in(model, precision), 2048, Silent())
+    found = evaluate_embedder(collection, inference_embedder(model, precision), 2048, Silent())
     return found.metrics["ndcg@10"].mean
 
 

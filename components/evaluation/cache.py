@@ -11,6 +11,7 @@ import numpy as np
 
 from components.model.agreement import ENCODING_FILE
 from components.model.embedder import Embedder
+from components.model.inference import inference_embedder
 from components.model.spec import Side
 from components.monitor import Monitor, Silent
 from components.storage import Folder
@@ -144,6 +145,6 @@ class CachedEncoder:
 def load_encoder(directory: Folder, cache: Folder | None) -> Encoder:
     """The model of a directory, in float32; with a cache, one that looks texts up first."""
     with directory.local() as local:
-        embedder = Embedder.load(local)
+        embedder = inference_embedder(local)
         digest = json.loads((local / ENCODING_FILE).read_text("utf-8"))["weights_digest"]
     return embedder if cache is None else CachedEncoder(embedder, digest, cache)

@@ -11,7 +11,7 @@ from components.merge.models import Merging, merge_models
 from components.merge.search import Trial, search_shares
 from components.merge.shares import Shares
 from components.model.agreement import ENCODING_FILE
-from components.model.embedder import Embedder
+from components.model.inference import inference_embedder
 from components.monitor import Monitor, Silent
 
 METRIC = "ndcg@10"
@@ -51,7 +51,7 @@ def search_merge(
         with tempfile.TemporaryDirectory() as directory:
             target = Path(directory) / "model"
             merge_models(models, base, target, replace(merging, shares=Shares(shares)), Silent())
-            found = evaluate_embedder(development, Embedder.load(target), tokens_per_batch, Silent())
+            found = evaluate_embedder(development, inference_embedder(target), tokens_per_batch, Silent())
         value = found.metrics[METRIC].mean
         done += 1
         monitor.progress(done, trials, "merges")

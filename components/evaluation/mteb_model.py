@@ -23,7 +23,7 @@ from components.evaluation.cache import load_encoder
 from components.model.agreement import ENCODING_FILE
 from components.model.embedder import read_spec
 from components.model.export import weights_digest
-from components.model.reranker import load_reranker
+from components.model.inference import inference_reranker
 from components.model.reranker_file import scorer_id
 from components.model.spec import Side
 from components.storage import Folder
@@ -121,7 +121,7 @@ class MtebReranker:
         tokens_per_batch: int = 8192,
     ) -> None:
         self._directory = Path(directory)
-        self._reranker = load_reranker(directory)
+        self._reranker = inference_reranker(directory)
         self._instructions = instructions or {}
         self._tokens_per_batch = tokens_per_batch
 

@@ -18,7 +18,8 @@ from components.evaluation.evaluation import (
 from components.evaluation.metrics import METRICS
 from components.evaluation.reranking_result import FIRST_STAGE, RERANKING_FILE, Reranking, read_reranking
 from components.evaluation.retrieval import rank_by_bm25
-from components.model.reranker import Reranker, load_reranker
+from components.model.inference import inference_reranker
+from components.model.reranker import Reranker
 from components.monitor import Monitor
 from components.storage import Folder
 
@@ -140,7 +141,7 @@ def _evaluate(
     score_NK, index_NK = _first_stage(collection, found)
     before = rank_and_score(collection, score_NK, index_NK, found.seconds)
     with model.local() as directory:
-        reranker = load_reranker(directory)
+        reranker = inference_reranker(directory)
     after, seconds_N = rerank(collection, index_NK, reranker, depth, tokens_per_batch, monitor, instruction)
     result = _compare(before, after, depth, seconds_N)
     write_evaluation(after, output)

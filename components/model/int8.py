@@ -7,11 +7,13 @@ search, not for comparing models.
 """
 
 import threading
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from components.model.linear import replace_linear
 from components.processor import multiplies_int8
 
 _TOP = 127
@@ -35,10 +37,7 @@ def use_int8(blocks: nn.ModuleList) -> None:
         raise ValueError("precision int8 is for a model that was loaded in float32 on a CPU")
     for block in blocks:
         rows = _Rows()
-        for parent in list(block.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Linear):
-                    setattr(parent, name, Int8Linear(layer, rows))
+        replace_linear(block, nn.Linear, partial(Int8Linear, rows=rows))
         block.register_forward_hook(rows.forget)
 
 
@@ -48,6 +47,7 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear, rows: "_Rows") -> None:
         super().__init__()
         weight_OI = linear.weight.detach()
+        self.weight = weight_OI.to("meta")  # for those who ask for its type
         self._rows = rows
         self._scale_O = _scale(weight_OI).squeeze(-1)
         quantised_OI = (weight_OI / self._scale_O[:, None]).round().to(torch.int8)

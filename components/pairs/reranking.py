@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from components.corpus.digests import digests
 from components.corpus.schema import PAIRS
 from components.corpus.tables import Piece, TableWriter, pieces_of, read_batches, read_piece
-from components.model.embedder import DTYPES, Precision
-from components.model.reranker import load_reranker
+from components.model.embedder import Precision
+from components.model.inference import inference_reranker
 from components.monitor import Monitor
 from components.pairs.filters.scores import check_numbers, empty_side
 from components.pairs.table import PAIRS_FILE, REJECTED, REJECTED_FILE, read_pairs
@@ -287,7 +287,7 @@ class _Teacher:
     ) -> None:
         self._pieces, self._scores, self._tokens_per_batch = pieces, scores, tokens_per_batch
         with teacher.local() as directory:
-            self._reranker = load_reranker(directory, DTYPES[precision], device)
+            self._reranker = inference_reranker(directory, precision, device)
 
     def __call__(self, number: int) -> None:
         logit_N = np.concatenate([self._of(table) for table in read_piece(self._pieces[number])])

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from components.model.embedder import DTYPES, ComputePrecision, Embedder
-from components.model.int8 import use_int8
+from components.model.embedder import ComputePrecision
+from components.model.inference import inference_embedder
 from components.model.spec import Side
 from components.monitor import Monitor
 from components.search.shards import Shards, TableShards
@@ -73,9 +73,7 @@ class _Encoder:
         self._texts, self._vectors, self._side = texts, vectors, side
         self._tokens_per_batch = tokens_per_batch
         with model.local() as directory:
-            self._embedder = Embedder.load(directory, DTYPES[precision], device)
-        if precision == "int8":
-            use_int8(self._embedder.blocks())
+            self._embedder = inference_embedder(directory, precision, device)
 
     def __call__(self, shard: int) -> None:
         table = self._texts.read(shard)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from components.model.agreement import ENCODING_FILE, GOLDEN_FILE
-from components.model.embedder import DTYPES, ComputePrecision, Embedder
+from components.model.embedder import ComputePrecision, Embedder
 from components.model.export import check_golden, weights_digest
-from components.model.int8 import use_int8
-from components.model.reranker import Reranker, load_reranker
+from components.model.inference import inference_embedder, inference_reranker
+from components.model.reranker import Reranker
 from components.model.reranker_export import check_golden_scores
 from components.serving.calls import Kind
 from components.serving.errors import ModelRefusedError
@@ -83,9 +83,7 @@ def load_verified(
     """
     check_release(directory, release)
     try:
-        embedder = Embedder.load(directory, DTYPES[precision], device)
-        if precision == "int8":
-            use_int8(embedder.blocks())
+        embedder = inference_embedder(directory, precision, device)
         check_golden(embedder, directory, tolerance=GOLDEN_TOLERANCE[precision])
     except (ValueError, RuntimeError, MemoryError) as error:
         raise _refused(release, error) from error
@@ -110,9 +108,7 @@ def load_verified_reranker(
     if not recorded and release.tracking_uri is not None:
         raise ModelRefusedError(f"{release.model} version {release.version} has no {GOLDEN_FILE}")
     try:
-        reranker = load_reranker(directory, DTYPES[precision], device)
-        if precision == "int8":
-            use_int8(reranker.blocks())
+        reranker = inference_reranker(directory, precision, device)
         if recorded:
             check_golden_scores(reranker, directory, SCORE_TOLERANCE[precision])
     except (ValueError, RuntimeError, MemoryError) as error:

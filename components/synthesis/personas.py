@@ -7,6 +7,7 @@ import pyarrow as pa
 import torch
 
 from components.model.embedder import Embedder
+from components.model.inference import inference_embedder
 from components.search.bm25 import Bm25Index
 from components.search.exact import top_k
 from components.storage import Folder
@@ -38,7 +39,7 @@ class PersonaSearch:
         else:
             torch.set_num_threads(1)  # beside the engine
             with retriever.local() as directory:
-                self._embedder = Embedder.load(directory)
+                self._embedder = inference_embedder(directory)
             self._persona_PD = self._embedder.encode(personas, "document", tokens_per_batch=TOKENS_PER_BATCH)
 
     def __call__(self, requests: pa.Table) -> pa.Table:

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from components.model.embedder import DTYPES, Embedder, Precision
+from components.model.embedder import Precision
+from components.model.inference import inference_embedder
 from components.monitor import Monitor, Silent
 from components.pairs.filters.outcome import write_cut
 from components.pairs.filters.scores import Cut, score_pairs
@@ -61,7 +62,7 @@ def _load(
     model: Folder, precision: Precision, tokens_per_batch: int, device: str
 ) -> Callable[[pa.Table], np.ndarray]:
     with model.local() as directory:
-        embedder = Embedder.load(directory, DTYPES[precision], device)
+        embedder = inference_embedder(directory, precision, device)
 
     def score(pairs: pa.Table) -> np.ndarray:
         queries, instructions = pairs["query"].to_pylist(), pairs["instruction"].to_pylist()

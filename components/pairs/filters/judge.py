@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from components.model.embedder import DTYPES, Precision
+from components.model.embedder import Precision
+from components.model.inference import inference_reranker
 from components.model.prompt import RerankerSpec, chat_spec
-from components.model.reranker import load_reranker
 from components.model.tokens import load_tokenizer
 from components.monitor import Monitor
 from components.pairs.filters.outcome import write_cut
@@ -82,4 +82,4 @@ def _load(
 ) -> Callable[[pa.Table], np.ndarray]:
     with model.local() as directory:
         spec = _spec(directory, instruction, length)
-        return score_by(load_reranker(directory, DTYPES[precision], device, spec), tokens_per_batch)
+        return score_by(inference_reranker(directory, precision, device, spec), tokens_per_batch)

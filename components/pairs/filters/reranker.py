@@ -6,8 +6,9 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from components.model.embedder import DTYPES, Precision
-from components.model.reranker import Reranker, load_reranker
+from components.model.embedder import Precision
+from components.model.inference import inference_reranker
+from components.model.reranker import Reranker
 from components.monitor import Monitor
 from components.pairs.filters.outcome import write_cut
 from components.pairs.filters.scores import Cut, score_pairs
@@ -64,7 +65,7 @@ def _load(
     model: Folder, precision: Precision, length: int | None, tokens_per_batch: int, device: str
 ) -> Callable[[pa.Table], np.ndarray]:
     with model.local() as directory:
-        return score_by(load_reranker(directory, DTYPES[precision], device, length=length), tokens_per_batch)
+        return score_by(inference_reranker(directory, precision, device, length=length), tokens_per_batch)
 
 
 def score_by(reranker: Reranker, tokens_per_batch: int) -> Callable[[pa.Table], np.ndarray]:
