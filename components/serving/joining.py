@@ -12,6 +12,9 @@ from components.serving.calls import Call, EmbedCall, Reply
 _UNDER_WAY = 2
 """While so many joined calls are under way, others wait to be sent together, until they are `_JOINED`."""
 _JOINED = 64
+_GATHER_S = 0.004
+"""While any are under way, so long a call waits for others: answers that went out together bring the next questions
+together, and the first of those should not go alone."""
 _SMALL_ITEMS, _SMALL_CHARACTERS = 4, 4000
 
 
@@ -30,13 +33,21 @@ class Joiner:
     def __init__(self, send: Callable[[list[Call]], Awaitable[list[Reply]]]) -> None:
         self._send = send
         self._waiting: list[tuple[Call, asyncio.Future[Reply]]] = []
+        self._gathering: asyncio.TimerHandle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def ask(self, call: Call) -> Reply:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((call, future))
-        self._start()
+        if not self._under_way or len(self._waiting) >= _JOINED:
+            self._start()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_GATHER_S, self._end_gathering)
         return await future
+
+    def _end_gathering(self) -> None:
+        self._gathering = None
+        self._start()
 
     def _start(self) -> None:
         if self._waiting and (len(self._under_way) < _UNDER_WAY or len(self._waiting) >= _JOINED):
@@ -59,4 +70,5 @@ class Joiner:
             task = asyncio.current_task()
             assert task is not None
             self._under_way.discard(task)
-            self._start()
+            if self._gathering is None:
+                self._start()
