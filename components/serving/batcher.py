@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 
 _MEMORY = 0.9
 """Weight of the past in the measured speed, a batch: it follows a change within some ten batches."""
+_TELLING = 0.25
+"""Share of a full batch from which one tells how fast a long queue is worked off: small ones take more time a token."""
 _WORTH_SPLITTING = 128
 """Tokens below which what waits is not shared out among the streams: smaller batches compute slower."""
 
@@ -73,10 +75,11 @@ class TokenBatcher(Generic[Item]):
         self._queue: deque[_Work[Item]] = deque()
         self._waiting_tokens = 0
         self._tokens, self._seconds = 0.0, 0.0
+        self._under_way: list[int] = []
         self._workers: set[asyncio.Task[None]] = set()
 
     def expected_wait_s(self) -> float:
-        """How long what waits now will take; 0 before the first batch."""
+        """How long what waits now will take; 0 before the first batch that tells."""
         if not self._tokens:
             return 0.0
         return self._waiting_tokens * self._seconds / (self._tokens * self._streams)
@@ -125,6 +128,8 @@ class TokenBatcher(Generic[Item]):
 
     async def _run(self, batch: list[tuple[_Work[Item], int]]) -> None:
         items = [work.items[index] for work, index in batch]
+        tokens = sum(work.lengths[index] for work, index in batch)
+        self._under_way.append(tokens)
         began = time.perf_counter()
         try:
             rows = await asyncio.get_running_loop().run_in_executor(self._executor, self._compute, items)
@@ -133,8 +138,11 @@ class TokenBatcher(Generic[Item]):
                 if not work.done.done():
                     work.done.set_exception(error)
             return
-        self._tokens = _MEMORY * self._tokens + sum(work.lengths[index] for work, index in batch)
-        self._seconds = _MEMORY * self._seconds + time.perf_counter() - began
+        finally:
+            self._under_way.remove(tokens)
+        if tokens >= _TELLING * self._tokens_per_batch:
+            self._tokens = _MEMORY * self._tokens + tokens
+            self._seconds = _MEMORY * self._seconds + time.perf_counter() - began
         for (work, index), row in zip(batch, rows, strict=True):
             work.rows[index] = row
             if len(work.rows) == len(work.items) and not work.done.done():
@@ -143,12 +151,13 @@ class TokenBatcher(Generic[Item]):
     def _next_batch(self) -> list[tuple[_Work[Item], int]]:
         """The next texts, one of each request in turn, until the next one would exceed the budget.
 
-        That is a stream's share of what waits, so that a large request that is alone keeps all of them at work.
+        That is a stream's share of what waits, so that a large request that is alone keeps all of them at work, or as
+        much as another one has taken.
         """
         batch: list[tuple[_Work[Item], int]] = []
         tokens = 0
-        share = max(self._waiting_tokens // self._streams, _WORTH_SPLITTING)
-        budget = min(self._tokens_per_batch, share)
+        share = self._waiting_tokens // self._streams
+        budget = min(self._tokens_per_batch, max(share, _WORTH_SPLITTING, *self._under_way))
         while self._queue:
             work = self._queue.popleft()
             if not work.waiting:

@@ -24,9 +24,9 @@ from components.serving.routes import Routes
 GATEWAY = "embedloom"
 _BUILDERS = "components.serving.app:"
 _POLL_S = 0.1
-_TARGET_ONGOING = 1.5
-"""Calls under way at a replica above which another one is started. A gateway keeps two calls of joined small requests
-under way wherever requests wait (`joining.py`): a replica that always has two has always something waiting."""
+_TARGET_ONGOING = 2.5
+"""Calls under way at a replica above which another one is started. A gateway keeps three calls of joined small requests
+under way wherever requests wait (`joining.py`): a replica that always has three has always something waiting."""
 
 Config = dict[str, Any]
 """Serve's config, of the whole cluster or of an application."""

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 
 from components.serving.calls import Call, EmbedCall, Reply
 
-_UNDER_WAY = 2
-"""While so many joined calls are under way, others wait to be sent together, until they are `_JOINED`."""
+_UNDER_WAY = 3
+"""While so many joined calls are under way, others wait to be sent together, until they are `_JOINED`. A replica
+computes two at once; the third is on its way."""
 _JOINED = 64
 _GATHER_S = 0.004
 """While any are under way, so long a call waits for others: answers that went out together bring the next questions

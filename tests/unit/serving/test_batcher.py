@@ -108,6 +108,8 @@ def test_what_would_wait_too_long_is_turned_away_by_the_speed_that_was_measured(
         recorder.gate.clear()
         threading.Timer(0.2, recorder.gate.set).start()
         await run(queue, [[1] * 10])  # 10 tokens in 0.2 s
+        for _ in range(20):
+            await run(queue, [[1] * 2])  # a small batch says nothing of a long queue
         recorder.gate.clear()
         first = asyncio.create_task(run(queue, [[1] * 10]))
         await asyncio.sleep(0.02)  # under way: nothing waits
