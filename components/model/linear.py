@@ -58,7 +58,7 @@ def _product(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 class PackedLinear(nn.Module):
     """A `Linear` for inference: its weight lies in memory as oneDNN reads it, and is not laid out so for every product.
 
-    The same numbers to the last bit; MiniLM takes 0.7 of the time for a query alone, 0.9 for sixteen.
+    The same numbers to the last bit; On a Zen 4 MiniLM takes 0.75 of the time for a query alone, 0.9 for sixteen.
     """
 
     def __init__(self, linear: Linear) -> None:

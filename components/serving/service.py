@@ -149,7 +149,8 @@ def _prefix(vectors_ND: np.ndarray, dimensions: int | None) -> np.ndarray:
 def _load(release: dict[str, Any], engine: dict[str, Any], max_memory_gib: float) -> "Engine":
     # Before torch is there to read it. Each number of tokens has products of its own, some 0.3 MB each, of which oneDNN
     # keeps 1,024 otherwise; a pass needs four.
-    os.environ |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "64")
 
     # Here, and not above: Serve imports this module to build the application, which needs no torch.
     import resource
