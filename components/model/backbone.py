@@ -16,6 +16,10 @@ from components.model.spec import Attention
 
 SWITCHABLE = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 """Decoders whose attention can be made bidirectional: they take `is_causal` from their config, which tests verify."""
+PLAIN_ATTENTION = frozenset(
+    {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "llama", "mistral", "qwen2", "qwen3"}
+)
+"""Model types whose attention is the softmax of scaled products and a mask, with nothing else in it."""
 ENCODER_DECODERS = frozenset({"t5", "mt5", "umt5"})
 """Of these the encoder is the backbone."""
 
@@ -122,6 +126,18 @@ def is_causal(backbone: PreTrainedModel) -> bool:
     )
 
 
+def attends_plainly(backbone: PreTrainedModel) -> bool:
+    """Whether every layer's attention is plain (`PLAIN_ATTENTION`), and no window slides over its positions."""
+    config = backbone.config
+    layers = getattr(config, "layer_types", None)
+    slides = (
+        any(kind != "full_attention" for kind in layers)
+        if layers
+        else bool(getattr(config, "sliding_window", None))
+    )
+    return config.model_type in PLAIN_ATTENTION and not slides
+
+
 def set_attention(backbone: PreTrainedModel, attention: Attention) -> None:
     """Have every position see what `attention` says, in place; the config keeps it.
 
@@ -153,6 +169,18 @@ def set_attention(backbone: PreTrainedModel, attention: Attention) -> None:
 def positions_from_mask(attention_mask_BT: Tensor) -> Tensor:
     """Position ids that start at 0 with the first real token, wherever the padding stands [B, T]."""
     return (attention_mask_BT.long().cumsum(1) - 1).clamp(min=0)
+
+
+def first_position(backbone: PreTrainedModel) -> int:
+    """Of a text's first token: 0, but RoBERTa and its kin count from behind the id of the padding."""
+    padding_id = getattr(getattr(backbone, "embeddings", None), "padding_idx", None)
+    return 0 if padding_id is None else padding_id + 1
+
+
+def longest_text(backbone: PreTrainedModel) -> int | None:
+    """Tokens that the positions are enough for; None where there is no such limit."""
+    positions = getattr(backbone.config, "max_position_embeddings", None)
+    return positions - first_position(backbone) if positions and positions > 0 else None
 
 
 def has_relative_positions(backbone: PreTrainedModel) -> bool:

@@ -1,7 +1,7 @@
 """Embedder: backbone, tokenizer and EncodingSpec together, text in, vector out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from components.model.backbone import (
     has_relative_positions,
     is_causal,
     load_backbone,
+    longest_text,
     positions_from_mask,
     set_attention,
     takes_position_ids,
@@ -226,12 +227,16 @@ class Embedder(nn.Module):
         was_training = self.training
         self.eval()
         done = 0
-        for rows in batches_by_length([len(ids) for ids in token_ids], tokens_per_batch):
+        for rows in self.batches([len(ids) for ids in token_ids], tokens_per_batch):
             vector_ND[rows] = self(*self.pad([token_ids[row] for row in rows])).cpu().numpy()
             done += len(rows)
             monitor.progress(done, len(token_ids), "texts")
         self.train(was_training)
         return vector_ND
+
+    def batches(self, lengths: Sequence[int], tokens_per_batch: int) -> Iterator[np.ndarray]:
+        """Which texts to compute together, as numbers of rows, by the tokens that each has."""
+        return batches_by_length(lengths, tokens_per_batch)
 
     def save(self, directory: str | Path) -> None:
         """Write the model directory (`export.save_model`)."""
@@ -269,8 +274,8 @@ def _check_fit(
         raise ValueError(f"{type(backbone).__name__} cannot be told positions: padding_side must be 'right'")
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no padding token; set one in tokenizer_config.json")
-    longest = getattr(backbone.config, "max_position_embeddings", None)
-    if longest and longest > 0 and max(spec.query_length, spec.document_length) > longest:
+    longest = longest_text(backbone)
+    if longest is not None and max(spec.query_length, spec.document_length) > longest:
         raise ValueError(
             f"query_length {spec.query_length} and document_length {spec.document_length} must not be above "
             f"the backbone's {longest} positions"

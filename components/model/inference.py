@@ -9,6 +9,7 @@ from components.model.int8 import use_int8
 from components.model.linear import pack_linear
 from components.model.prompt import RerankerSpec
 from components.model.reranker import Reranker, load_reranker
+from components.model.unpadded import leave_out_padding
 
 
 def inference_embedder(
@@ -20,6 +21,7 @@ def inference_embedder(
         ValueError: as `Embedder.load`; or the processor has no int8.
     """
     embedder = Embedder.load(directory, DTYPES[precision], device)
+    leave_out_padding(embedder)
     _lay_out(embedder.blocks(), precision)
     return embedder
 

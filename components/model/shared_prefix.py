@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from components.model.backbone import takes_position_ids
-
-_PLAIN_ATTENTION = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+from components.model.backbone import attends_plainly, is_causal, takes_position_ids
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,7 @@ def shared_row(texts: Sequence[list[int]]) -> SharedRow:
 
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model's attention takes such rows."""
-    config = model.config
-    layers = getattr(config, "layer_types", None)
-    slides = (
-        any(kind != "full_attention" for kind in layers)
-        if layers
-        else bool(getattr(config, "sliding_window", None))
-    )
-    return config.model_type in _PLAIN_ATTENTION and not slides and takes_position_ids(model)
+    return attends_plainly(model) and is_causal(model) and takes_position_ids(model)
 
 
 def pad_rows(

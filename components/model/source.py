@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from components.model.agreement import ENCODING_FILE, POOLING_FLAGS
-from components.model.backbone import is_causal, keep_layers, load_backbone, quiet_loading
+from components.model.backbone import is_causal, keep_layers, load_backbone, longest_text, quiet_loading
 from components.model.embedder import POOLING_FILE, Embedder, read_spec
 from components.model.export import weights_digest
 from components.model.names import fetch_model, resolve_model
@@ -152,7 +152,7 @@ def _infer_spec(path: Path, backbone: PreTrainedModel, tokenizer: PreTrainedToke
     """Fields of EncodingSpec that the model itself tells."""
     if (path / ENCODING_FILE).is_file():
         return read_spec(path).to_json()
-    positions = getattr(backbone.config, "max_position_embeddings", None) or _DEFAULT_LENGTH
+    positions = longest_text(backbone) or _DEFAULT_LENGTH
     length = min(_DEFAULT_LENGTH, positions)
     inferred: dict[str, Any] = {
         "query_length": length,

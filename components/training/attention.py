@@ -18,11 +18,6 @@ PIECE = 2**19
 CPU_ATTENTION = "embedloom_cpu"
 """The name to give to `set_attn_implementation`."""
 
-PLAIN_ATTENTION = frozenset(
-    {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "llama", "mistral", "qwen2", "qwen3"}
-)
-"""Model types whose attention is the softmax of scaled products and a mask, with nothing else in it."""
-
 
 class _Attention(torch.autograd.Function):
     """softmax(q k^T scaling + mask), dropout, v; all [B, H, T, d], one matrix of heads after the other.

@@ -4,11 +4,12 @@ from typing import Literal
 
 from torch import nn
 
+from components.model.backbone import PLAIN_ATTENTION
 from components.model.embedder import Embedder
 from components.model.pooling import projection
 from components.model.reranker import CrossEncoder, Reranker
 from components.model.spec import Projection
-from components.training.attention import CPU_ATTENTION, PLAIN_ATTENTION
+from components.training.attention import CPU_ATTENTION
 from components.training.dropout import FastDropout
 from components.training.lora import Lora, add_adapters
 

@@ -21,14 +21,26 @@ TEXTS = ["w1 w2 w3", "w4", "w5 " * 30]
 
 @needs_onednn
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_packed_layers_give_the_same_vectors_to_the_last_bit(tmp_path, precision):
+def test_packed_layers_give_the_same_vectors_in_float32_to_the_last_bit(tmp_path, precision):
     directory = write_tiny_model(tmp_path / "tiny")
-    packed = inference_embedder(directory, precision)
+    packed, plain = (Embedder.load(directory, DTYPES[precision]) for _ in range(2))
+    pack_linear(packed.blocks())
     layers = [layer for layer in packed.blocks().modules() if isinstance(layer, PackedLinear)]
     assert len(layers) == (0 if precision == "bfloat16" and not multiplies_bfloat16() else 12)
-    plain = Embedder.load(directory, DTYPES[precision])
     for texts in (TEXTS, TEXTS[:1], TEXTS * 40):
-        np.testing.assert_array_equal(packed.encode(texts, "document"), plain.encode(texts, "document"))
+        found, expected = packed.encode(texts, "document"), plain.encode(texts, "document")
+        if precision == "float32":
+            np.testing.assert_array_equal(found, expected)
+        else:  # GELU comes before the product is rounded here
+            np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_embedder_gives_the_same_vectors(tmp_path, precision):
+    directory = write_tiny_model(tmp_path / "tiny")
+    found = inference_embedder(directory, precision).encode(TEXTS, "document")
+    expected = Embedder.load(directory).encode(TEXTS, "document")
+    np.testing.assert_allclose(found, expected, atol=1e-6 if precision == "float32" else 0.02)
 
 
 @pytest.mark.parametrize("write", [write_cross_encoder, write_yes_no_model])

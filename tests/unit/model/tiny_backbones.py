@@ -1,6 +1,7 @@
 """Random backbones of each family, small: model directories in milliseconds."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -87,10 +88,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_backbone(family: str) -> PreTrainedModel:
+def make_backbone(family: str, **changes: Any) -> PreTrainedModel:
     model, config, sizes = (DECODERS | ENCODERS)[family]
     torch.manual_seed(0)
-    return model(config(**sizes)).eval()
+    return model(config(**sizes | changes)).eval()
 
 
 def write_backbone(directory: Path, family: str) -> Path:
