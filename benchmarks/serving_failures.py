@@ -260,6 +260,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="failures-"))
     os.environ |= {
         "RAY_AUTH_MODE": "disabled",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # as in the cluster's image
         "XDG_CACHE_HOME": str(directory / "cache"),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }

@@ -39,6 +39,7 @@ EOF
 mkdir -p "$EMBEDLOOM_ROOT"
 # The nodes find the environment and this project as those of a real cluster do in their image.
 export PATH=$(dirname "$python"):$PATH PYTHONPATH=$project RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_DATA_DISABLE_PROGRESS_BARS=1
+export RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=1 # Serve replaces a proxy that was not there three times: in seconds, not half a minute
 unset RAY_ADDRESS
 
 node() { # NAME ray start's arguments
