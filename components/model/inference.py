@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from components.model.embedder import DTYPES, ComputePrecision, Embedder
@@ -18,9 +19,10 @@ def inference_embedder(
     """An embedder that encodes, and can neither be trained nor saved.
 
     Raises:
-        ValueError: as `Embedder.load`; or the processor has no int8.
+        ValueError: as `Embedder.load`; weights are not finite; or the processor has no int8.
     """
     embedder = Embedder.load(directory, DTYPES[precision], device)
+    _check_finite(embedder, directory)
     leave_out_padding(embedder)
     _lay_out(embedder.blocks(), precision)
     return embedder
@@ -37,6 +39,13 @@ def inference_reranker(
     reranker = load_reranker(directory, DTYPES[precision], device, spec, length)
     _lay_out(reranker.blocks(), precision)
     return reranker
+
+
+def _check_finite(embedder: Embedder, directory: str | Path) -> None:
+    """Here, and not only by what comes out: where nothing is masked, torch's attention on a CPU hides a NaN."""
+    for name, weight in embedder.named_parameters():
+        if not torch.isfinite(weight.detach().sum(dtype=torch.float64)):
+            raise ValueError(f"{directory} holds weights that are not finite, the first of them in {name}")
 
 
 def _lay_out(blocks: nn.ModuleList, precision: ComputePrecision) -> None:

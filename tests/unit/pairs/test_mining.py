@@ -468,12 +468,23 @@ def test_two_queries_of_one_id_have_each_others_positives_excluded(model_directo
         assert set(row["negative_ids"]) == documents.keys() - {"d1", "d5"}
 
 
-def test_a_model_of_damaged_weights_is_refused(planted, model_directory, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "attention.self.query.weight",
+            float("nan"),
+            "weights that are not finite, the first of them in .*query",
+        ),
+        ("output.LayerNorm.weight", 3e38, "a vector that is not finite, the first is 'w"),
+    ],
+)
+def test_a_model_of_damaged_weights_is_refused(planted, model_directory, tmp_path, name, value, message):
     embedder = Embedder.load(model_directory)
     with torch.no_grad():
-        next(embedder.backbone.encoder.layer[1].parameters())[0, 0] = float("nan")
+        embedder.backbone.encoder.layer[1].get_parameter(name).view(-1)[0] = value
     embedder.save(tmp_path / "damaged")
-    with pytest.raises(ValueError, match="a vector that is not finite, the first is 'w"):
+    with pytest.raises(ValueError, match=message):
         mine(planted, tmp_path / "damaged", Folder(str(tmp_path / "out")))
 
 
