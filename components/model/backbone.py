@@ -191,7 +191,12 @@ def has_relative_positions(backbone: PreTrainedModel) -> bool:
 def takes_position_ids(backbone: PreTrainedModel) -> bool:
     """Whether positions have to be told. RoBERTa and its kin count them from the padding id themselves."""
     counts_itself = hasattr(getattr(backbone, "embeddings", None), "padding_idx")
-    return "position_ids" in inspect.signature(backbone.forward).parameters and not counts_itself
+    return can_be_told_positions(backbone) and not counts_itself
+
+
+def can_be_told_positions(backbone: PreTrainedModel) -> bool:
+    """Whether it takes positions, even if it would count them itself."""
+    return "position_ids" in inspect.signature(backbone.forward).parameters
 
 
 def _first_line(error: Exception) -> str:

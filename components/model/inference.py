@@ -42,7 +42,7 @@ def inference_reranker(
 
 
 def _check_finite(embedder: Embedder, directory: str | Path) -> None:
-    """Here, and not only by what comes out: where nothing is masked, torch's attention on a CPU hides a NaN."""
+    """Here, and not only by what comes out: of a few tokens with no mask torch's attention on a CPU hides a NaN."""
     for name, weight in embedder.named_parameters():
         if not torch.isfinite(weight.detach().sum(dtype=torch.float64)):
             raise ValueError(f"{directory} holds weights that are not finite, the first of them in {name}")

@@ -5,7 +5,6 @@ length together. Sixteen queries of unlike lengths take 0.8 of the time that the
 made either.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -16,7 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from components.model.backbone import attends_plainly, first_position, positions_from_mask
+from components.model.backbone import (
+    attends_plainly,
+    can_be_told_positions,
+    first_position,
+    positions_from_mask,
+)
 from components.model.embedder import Embedder
 
 _ATTENTION = "embedloom_unpadded"
@@ -59,8 +63,7 @@ class UnpaddedEmbedder(Embedder):
 def leave_out_padding(embedder: Embedder) -> None:
     """Have an embedder on a CPU compute no padding, in place, where its architecture allows it; for inference alone."""
     backbone = embedder.backbone
-    told_positions = "position_ids" in inspect.signature(backbone.forward).parameters
-    if embedder.device.type == "cpu" and attends_plainly(backbone) and told_positions:
+    if embedder.device.type == "cpu" and attends_plainly(backbone) and can_be_told_positions(backbone):
         backbone.set_attn_implementation(_ATTENTION)
         embedder.__class__ = UnpaddedEmbedder
 

@@ -8,12 +8,13 @@ import pytest
 from tiny_backbones import make_backbone, tiny_tokenizer
 from tiny_model import write_tiny_model
 
+from components.model.backbone import PLAIN_ATTENTION
 from components.model.embedder import Embedder
 from components.model.inference import inference_embedder
 from components.model.spec import EncodingSpec
 from components.model.unpadded import UnpaddedEmbedder, leave_out_padding
 
-UNPADDED = ["bert", "roberta", "llama", "mistral", "qwen2", "qwen3"]
+UNPADDED = sorted(PLAIN_ATTENTION)
 PADDED = ["gemma", "gemma2", "gemma3"]
 TEXTS = ["w1 w2 w3", "w4", "w5 " * 30, "w6 w7 w8", "", "w9 w10"]
 

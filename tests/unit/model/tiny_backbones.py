@@ -11,6 +11,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
     Gemma2Config,
     Gemma2Model,
     Gemma3TextConfig,
@@ -31,6 +35,8 @@ from transformers import (
     RobertaModel,
     T5Config,
     T5ForConditionalGeneration,
+    XLMRobertaConfig,
+    XLMRobertaModel,
 )
 
 WORDS = 60
@@ -64,6 +70,14 @@ DECODERS = {
 ENCODERS = {
     "bert": (BertModel, BertConfig, _SIZES),
     "roberta": (RobertaModel, RobertaConfig, _SIZES | {"max_position_embeddings": 98}),
+    "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig, _SIZES | {"max_position_embeddings": 98}),
+    "electra": (ElectraModel, ElectraConfig, _SIZES | {"embedding_size": 16}),
+    "distilbert": (
+        DistilBertModel,
+        DistilBertConfig,
+        {"vocab_size": len(SPECIAL) + WORDS, "dim": 32, "hidden_dim": 48, "n_layers": LAYERS, "n_heads": 4,
+         "max_position_embeddings": 96, "pad_token_id": 0, "initializer_range": 0.3},
+    ),
     "t5": (
         T5ForConditionalGeneration,
         T5Config,
