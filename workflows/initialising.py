@@ -94,7 +94,7 @@ def init(
     if as_json:
         print(json.dumps(_facts(found, lengths, choice, cost, output), indent=1, ensure_ascii=False))
         return
-    _show(found, lengths, choice, cost, paths)
+    _show(found, lengths, choice, cost, paths, minutes)
     command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
     say(f"\nwrote {output}, and {output.parent / SCHEMA_FILE}, by which editors complete and check it\n")
     terminal.print("Next:", style="bold")
@@ -173,6 +173,7 @@ def _show(
     choice: "Choice",
     cost: "Cost | None",
     paths: list[str],
+    minutes: float,
 ) -> None:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
@@ -182,7 +183,7 @@ def _show(
         ("languages", _languages(found, choice)),
         ("length", _length(lengths, choice)),
         ("queries", _queries(found, choice)),
-        ("a run here", _cost(cost, choice)),
+        ("a run here", _cost(cost, choice, minutes)),
     ):
         table.add_row(what, Text(text))
     terminal.print(table)
@@ -245,14 +246,15 @@ def _queries(found: "Survey", choice: "Choice") -> str:
     )
 
 
-def _cost(cost: "Cost | None", choice: "Choice") -> str:
+def _cost(cost: "Cost | None", choice: "Choice", minutes: float) -> str:
     if cost is None:
         return f"not estimated: {choice.base} is not on this machine yet"
     work = cost.work
     limited = f" (of each kind the first {choice.limit:,})" if choice.limit else ""
+    longer = f", with as few pairs as are worth it (asked for: {minutes:g})" if cost.minutes > minutes else ""
     gpu = "; there is a GPU, `--profile gpu` uses it and is not counted here" if has_gpu() else ""
     return (
-        f"about {cost.minutes:,.0f} min: {work.encoded:,} texts encoded, {work.trained:,} pairs trained on{limited}, "
-        f"{work.steps} steps. Reckoned from {cost.gigaflops:,.0f} GFLOP/s, which a matrix product on {cost.cpus} CPUs "
+        f"about {cost.minutes:,.0f} min{longer}: {work.encoded:,} texts encoded, {work.trained:,} pairs trained "
+        f"on{limited}, {work.steps} steps. Reckoned from {cost.gigaflops:,.0f} GFLOP/s, which a matrix product on {cost.cpus} CPUs "
         f"reached just now, and {work.length:.0f} tokens a text; a busy machine takes longer{gpu}"
     )

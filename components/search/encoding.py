@@ -1,11 +1,13 @@
 """Vectors of texts that fit no memory: a file of texts in, a file of vectors out, by a pool of workers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from components.model.embedder import ComputePrecision
 from components.model.inference import inference_embedder
 from components.model.spec import Side
-from components.monitor import Monitor
+from components.monitor import Monitor, Silent
 from components.search.shards import Shards, TableShards
 from components.search.workers import Workers, over_shards
 from components.storage import Folder
@@ -36,12 +38,16 @@ def encode_shards(
     Raises:
         ValueError: the model gives a text a vector that is not finite, or int8 is asked for where there is none.
     """
-    if precision == "int8" and workers and workers.gpus:
+    workers = workers or Workers()
+    if precision == "int8" and workers.gpus:
         raise ValueError("precision int8 is for the CPU; on a GPU take bfloat16")
     vectors = Shards(output, texts.rows, texts.rows_per_shard)
     missing = vectors.missing()
     if not missing:
         return vectors
+    done = texts.rows - sum(len(vectors.span(shard)) for shard in missing)
+    monitor.progress(done, texts.rows, "texts")
+    alone = workers.count == 1 or len(missing) == 1
     settings = {
         "texts": texts,
         "vectors": vectors,
@@ -49,12 +55,25 @@ def encode_shards(
         "model": model,
         "precision": precision,
         "tokens_per_batch": tokens_per_batch,
+        "monitor": monitor if alone else Silent(),
+        "done": done,
     }
-    done = texts.rows - sum(len(vectors.span(shard)) for shard in missing)
-    for shard in over_shards(_Encoder, settings, missing, workers or Workers()):
+    for shard in over_shards(_Encoder, settings, missing, workers):
         done += len(vectors.span(shard))
         monitor.progress(done, texts.rows, "texts")
     return vectors
+
+
+@dataclass(frozen=True)
+class _OfAll(Silent):
+    """Tells a monitor how far all texts are, of which a file is one part."""
+
+    monitor: Monitor
+    before: int
+    texts: int
+
+    def progress(self, done: float, total: float | None, unit: str, **facts: float) -> None:
+        self.monitor.progress(self.before + done, self.texts, unit, **facts)
 
 
 class _Encoder:
@@ -68,10 +87,12 @@ class _Encoder:
         model: Folder,
         precision: ComputePrecision,
         tokens_per_batch: int,
+        monitor: Monitor,
+        done: int,
         device: str,
     ) -> None:
         self._texts, self._vectors, self._side = texts, vectors, side
-        self._tokens_per_batch = tokens_per_batch
+        self._tokens_per_batch, self._monitor, self._done = tokens_per_batch, monitor, done
         with model.local() as directory:
             self._embedder = inference_embedder(directory, precision, device)
 
@@ -85,7 +106,9 @@ class _Encoder:
             tokens = self._embedder.tokenize([texts[row] for row in mine], self._side, instruction)
             for row, ids in zip(mine, tokens, strict=True):
                 token_ids[row] = ids
-        vector_ND = self._embedder.encode_tokens(token_ids, self._tokens_per_batch)
+        told = _OfAll(self._monitor, self._done, self._texts.rows)
+        vector_ND = self._embedder.encode_tokens(token_ids, self._tokens_per_batch, told)
+        self._done += len(texts)
         finite_N = np.isfinite(vector_ND).all(axis=1)
         if not finite_N.all():
             worst = texts[int(np.flatnonzero(~finite_N)[0])]

@@ -202,6 +202,17 @@ def test_what_init_refuses(tmp_path, monkeypatch, capsys, arguments, message):
     assert not (tmp_path / "recipe.yaml").exists()
 
 
+def test_minutes_that_cannot_be_kept_are_said_to_be_so(tmp_path, monkeypatch, capsys):
+    markdown(tmp_path / "docs", 200)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("workflows.cost.matrix_product_rate", lambda: 1e9)
+    monkeypatch.setattr("sys.argv", ["embedloom", "init", "docs", "--minutes", "2"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert "with as few pairs as are worth it (asked for: 2)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_schema_takes_what_a_recipe_takes():
     validators = {
         model: jsonschema.Draft202012Validator(json.loads(to_json_schema(model)))
