@@ -255,6 +255,6 @@ def _cost(cost: "Cost | None", choice: "Choice", minutes: float) -> str:
     gpu = "; there is a GPU, `--profile gpu` uses it and is not counted here" if has_gpu() else ""
     return (
         f"about {cost.minutes:,.0f} min{longer}: {work.encoded:,} texts encoded, {work.trained:,} pairs trained "
-        f"on{limited}, {work.steps} steps. Reckoned from {cost.gigaflops:,.0f} GFLOP/s, which a matrix product on {cost.cpus} CPUs "
-        f"reached just now, and {work.length:.0f} tokens a text; a busy machine takes longer{gpu}"
+        f"on{limited}, {work.steps} steps. Reckoned from {cost.gigaflops:,.0f} GFLOP/s, which a matrix product on "
+        f"{cost.cpus} CPUs reached just now, and {work.length:.0f} tokens a text; a busy machine takes longer{gpu}"
     )
