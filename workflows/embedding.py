@@ -15,6 +15,7 @@ from workflows.terminal import (
     ProfileName,
     Root,
     TrackingUri,
+    command,
     fail,
     progress,
     reach_registry,
@@ -195,7 +196,7 @@ def reindex(
         _say_what(output, facts)
         if facts["space_id"] != earlier["space_id"]:
             say(
-                f"before: space {earlier['space_id']}. Once queries go to the new one, `embedloom retire` the old one"
+                f"before: space {earlier['space_id']}. Once queries go to the new one, `{command()} retire` the old one"
             )
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from workflows.terminal import ROOT, JsonOutput, Root, TrackingUri, progress, reach_registry, say, terminal
+from workflows.terminal import (
+    ROOT,
+    JsonOutput,
+    Root,
+    TrackingUri,
+    command,
+    progress,
+    reach_registry,
+    say,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from components.storage import Folder
@@ -76,7 +86,7 @@ def evaluate(
         return
     terminal.print(table)
     if output:
-        say(f"kept in {output}; `embedloom compare {output} OTHER ...` compares it with others on this set")
+        say(f"kept in {output}; `{command()} compare {output} OTHER ...` compares it with others on this set")
 
 
 def _refuse(kind: str, options: dict[str, Any]) -> None:

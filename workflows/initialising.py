@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.processor import has_gpu, multiplies_bfloat16
-from workflows.terminal import ROOT, JsonOutput, reach_registry, say, terminal
+from workflows.terminal import ROOT, JsonOutput, command, reach_registry, say, terminal
 
 if TYPE_CHECKING:
     from components.corpus.survey import Survey
@@ -95,11 +95,10 @@ def init(
         print(json.dumps(_facts(found, lengths, choice, cost, output), indent=1, ensure_ascii=False))
         return
     _show(found, lengths, choice, cost, paths, minutes)
-    command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
     say(f"\nwrote {output}, and {output.parent / SCHEMA_FILE}, by which editors complete and check it\n")
     terminal.print("Next:", style="bold")
-    say(f"  {command} plan {output}    # what it would do, step by step")
-    say(f"  {command} run {output}     # do it; stopped, the same command goes on")
+    say(f"  {command()} plan {output}    # what it would do, step by step")
+    say(f"  {command()} run {output}     # do it; stopped, the same command goes on")
 
 
 def default_base() -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from workflows.terminal import ROOT, JsonOutput, Root, TrackingUri, mlflow_uri, say, terminal
+from workflows.terminal import ROOT, JsonOutput, Root, TrackingUri, command, mlflow_uri, say, terminal
 
 if TYPE_CHECKING:
     from components.evaluation.funnel import Passed
@@ -99,7 +99,7 @@ def inspect(
             if judged:
                 say("\nnDCG@10: " + ", ".join(f"{name} {mean:.3f}" for name, mean in judged.items()))
             say(
-                f"\nlook into a step (`embedloom inspect {what} STEP`), or say --show, --reason, --language, --origin"
+                f"\nlook into a step (`{command()} inspect {what} STEP`), or say --show, --reason, --language, --origin"
             )
         for section in sections:
             _show(section)
@@ -112,7 +112,7 @@ def _find(what: str, root: str, tracking_uri: str | None) -> tuple[str, str, dic
     from components.storage import Folder
 
     path = Path(what)
-    if path.is_dir() or "://" in what:
+    if "://" in what or (path.is_dir() and _holds_tables(path)):
         return what, "", _result(Folder(what))
     from workflows.engine.history import past_runs, recorded_run
     from workflows.recipe import load as recipes
@@ -128,13 +128,18 @@ def _find(what: str, root: str, tracking_uri: str | None) -> tuple[str, str, dic
         if not last:
             there = ", ".join(dict.fromkeys(run.name for run in past_runs(uri, 100))) or "none"
             raise ValueError(
-                f"{what}: no folder, and no run of this id or recipe in MLflow at {uri}; recipes that were run: {there}"
+                f"{what}: no folder of tables, and no run of this id or recipe in MLflow at {uri}; recipes that were run: {there}"
             )
         found = recorded_run(uri, last[0].run_id)
     assert found is not None
     steps = {each.name: Folder(each.output) for each in found.steps if each.is_done}
     stored = {name: folder for name, folder in steps.items() if folder.exists()}
     return found.run.name, _note(found, len(steps) - len(stored)), stored
+
+
+def _holds_tables(path: Path) -> bool:
+    """Not a folder that only bears the name of a recipe, as the documents do that it was made for."""
+    return (path / "manifest.json").exists() or any(path.glob("*.parquet"))
 
 
 def _result(folder: "Folder") -> dict[str, "Folder"]:

@@ -20,6 +20,7 @@ from workflows.terminal import (
     Root,
     TrackingUri,
     aside,
+    command,
     fail,
     mlflow_uri,
     reach_registry,
@@ -85,7 +86,6 @@ def run(
         soft_wrap=True,
     )
     terminal.print("Next:", style="bold")
-    command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
     where = ("" if root == ROOT else f" --root {root}") + (
         f" --tracking-uri {tracking_uri}" if tracking_uri else ""
     )
@@ -96,12 +96,12 @@ def run(
         registered.append(reranker_name(loaded.name))
         served, what = f"{served} --reranker {registered[-1]}", "/v1/embeddings and /v1/rerank"
     for name in registered:
-        say(f"  {command} promote {name}{where}    # candidate -> champion, if the gate passes")
+        say(f"  {command()} promote {name}{where}    # candidate -> champion, if the gate passes")
     split = result.outcomes["split"].output
     assert split is not None
     if "://" not in split.uri:  # the page at / searches them
         served += f" --documents {split.uri}/evaluation/documents.parquet"
-    say(f"  {command} serve {served}{where}      # {what} on 127.0.0.1:8000")
+    say(f"  {command()} serve {served}{where}      # {what} on 127.0.0.1:8000")
 
 
 def plan(

@@ -1,7 +1,6 @@
 """`embedloom submit, logs, stop, resume`: a recipe on a cluster, watched from here and independent of here."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import typer
 
 from workflows import completion, jobs
 from workflows.packing import Package, pack
-from workflows.terminal import Overrides, ProfileName, fail, say
+from workflows.terminal import Overrides, ProfileName, command, fail, say
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -273,8 +272,7 @@ def _follow(client: "JobSubmissionClient", job_id: str) -> NoReturn:
 
 
 def _command(verb: str, job_id: str, client: "JobSubmissionClient", *options: str) -> str:
-    command = os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
-    return " ".join([command, verb, job_id, "--address", client.get_address(), *options])
+    return " ".join([command(), verb, job_id, "--address", client.get_address(), *options])
 
 
 @contextlib.contextmanager

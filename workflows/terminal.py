@@ -57,6 +57,11 @@ JsonOutput = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 ROOT = ".embedloom"
 
 
+def command() -> str:
+    """How this program was called: what is printed as a next command can be copied."""
+    return os.environ.get("EMBEDLOOM_COMMAND", "embedloom")
+
+
 def say(text: str) -> None:
     """A line for the user, as it is."""
     terminal.print(text, markup=False, soft_wrap=True)

@@ -160,6 +160,18 @@ def test_the_command_reads_a_folder_and_says_what_there_is(judged, tmp_path: Pat
     assert "it is one of pairs, negatives, rejected, queries" in str(wrong.exception)
 
 
+def test_a_recipe_is_found_where_a_folder_of_documents_bears_its_name(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "start.md").write_text("# Start")
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("workflows.engine.history.recorded_run", lambda uri, name: asked.append(name))
+    monkeypatch.setattr("workflows.engine.history.past_runs", lambda *_: [])
+    done = CliRunner().invoke(app, ["inspect", "docs", "--tracking-uri", "http://127.0.0.1:1"])
+    assert "docs: no folder of tables, and no run of this id or recipe" in str(done.exception)
+    assert asked == ["docs"]
+
+
 def test_the_page_fits_and_narrows_its_rows(judged, tmp_path: Path) -> None:
     pairs = Folder(str(tmp_path / "pairs"))
     word = "https://example.org/" + "x" * 300  # nothing to break at
