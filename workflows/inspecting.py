@@ -128,7 +128,8 @@ def _find(what: str, root: str, tracking_uri: str | None) -> tuple[str, str, dic
         if not last:
             there = ", ".join(dict.fromkeys(run.name for run in past_runs(uri, 100))) or "none"
             raise ValueError(
-                f"{what}: no folder of tables, and no run of this id or recipe in MLflow at {uri}; recipes that were run: {there}"
+                f"{what}: no folder of tables, and no run of this id or recipe in MLflow at {uri}; "
+                f"recipes that were run: {there}"
             )
         found = recorded_run(uri, last[0].run_id)
     assert found is not None
