@@ -96,6 +96,33 @@ def test_an_input_that_was_computed_by_another_recipe_is_another_result(store: S
     assert told["weak"] == "RUN input `documents` is another result"
 
 
+def test_another_recipe_over_other_documents_says_nothing_of_this_one(store: Store) -> None:
+    _compute(store, *_dag())
+    told = _told(_dag(text="b", k=0.05, external={"b.jsonl": "1"}), store)
+    assert set(told.values()) == {"RUN never run"}
+    # Of the same documents an earlier state is compared, across a step that is new in between.
+    write, weak, _ = _dag(text="b", k=0.05, external={"a.jsonl": "2"})
+    cut = Step("cut", "engine_functions:train", inputs={"part": write / "part"})
+    weak = Step(weak.name, weak.fn, config=weak.config, inputs={"part": cut})
+    told = _told([weak], store)
+    assert told["cut"] == "RUN never run"
+    assert told["weak"] == "RUN objective.temperature: 0.02 -> 0.05; input `cut` reruns"
+    # A state that has gone by and stands again is a hit, and what was made of another one is compared.
+    _compute(store, *_dag(text="b", external={"a.jsonl": "2"}))
+    told = _told(_dag(k=0.05), store)
+    assert (told["documents"], told["weak"]) == ("HIT", "RUN objective.temperature: 0.02 -> 0.05")
+
+
+def test_many_changes_are_counted(store: Store) -> None:
+    def step(value: int) -> Step:
+        return Step("card", "engine_functions:write", config={f"field{n:02d}": value for n in range(20)})
+
+    _compute(store, step(1))
+    told = _told([step(2)], store)["card"]
+    assert told.startswith("RUN field00: 1 -> 2; field01: 1 -> 2;")
+    assert told.endswith("; field04: 1 -> 2; and 15 more changes")
+
+
 def test_damage_is_a_reason(store: Store) -> None:
     steps = _dag()
     _compute(store, *steps)

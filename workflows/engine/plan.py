@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workflows.engine.fingerprint import fingerprints, payload
@@ -10,6 +10,7 @@ from workflows.engine.step import Step, closure, producer, resolve
 from workflows.engine.store import DamagedResultError, Manifest, Store
 
 _SHOWN = 5
+_MOST_REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,21 @@ def plan(steps: Iterable[Step], store: Store, confirm: bool = True) -> list[Plan
     prints = fingerprints(steps)
     found = store.find_all(prints)
     planned: dict[Step, Planned] = {}
-    for step in closure(steps):
+    ordered = closure(steps)
+    lineage = _Lineage(store, ordered, set(prints.values()))
+    for step in ordered:
         manifest = found[step]
         if isinstance(manifest, Manifest):
             if confirm and not confirmed(step, manifest, store):
-                why = "its result stands, but its effect outside the store is gone"
-                planned[step] = Planned(step, prints[step], "RUN", (why,))
+                gone = "its result stands, but its effect outside the store is gone"
+                planned[step] = Planned(step, prints[step], "RUN", (gone,))
             else:
                 planned[step] = Planned(step, prints[step], "HIT", manifest=manifest)
         elif isinstance(manifest, DamagedResultError):
             planned[step] = Planned(step, prints[step], "RUN", (f"its result is damaged: {manifest}",))
         else:
-            planned[step] = Planned(step, prints[step], "RUN", _reasons(step, prints, planned, store))
+            why = _reasons(step, payload(step, prints), lineage.before(step), planned, store)
+            planned[step] = Planned(step, prints[step], "RUN", why)
     return list(planned.values())
 
 
@@ -59,16 +63,48 @@ def confirmed(step: Step, manifest: Manifest, store: Store) -> bool:
     return bool(resolve(step.confirm)(store.output(step, manifest), **step.execution))
 
 
+@dataclass
+class _Lineage:
+    """Which earlier results the steps of a workflow have: those made of the same things or an earlier state of them.
+
+    A step of the same name over other documents is another recipe's. What differs would be everything, and say nothing.
+    """
+
+    store: Store
+    ordered: list[Step]
+    fingerprints: set[str]
+    """Of the steps as they are, and of their earlier results."""
+    _before: dict[Step, list[Manifest]] = field(default_factory=dict)
+
+    def before(self, step: Step) -> list[Manifest]:
+        """Results of a step, newest first. Nothing is read before a step asks."""
+        if step not in self._before:
+            for each in self.ordered[len(self._before) : self.ordered.index(step) + 1]:
+                earlier = [one for one in self.store.previous(each) if self._belongs(one.payload, each)]
+                self._before[each] = earlier
+                self.fingerprints.update(one.fingerprint for one in earlier)
+        return self._before[step]
+
+    def _belongs(self, earlier: Mapping[str, Any], step: Step) -> bool:
+        inputs, outside = earlier["inputs"].values(), earlier["external"]
+        return (not inputs or any(each.partition("/")[0] in self.fingerprints for each in inputs)) and (
+            not outside or not step.external or not outside.keys().isdisjoint(step.external)
+        )
+
+
 def _reasons(
-    step: Step, prints: Mapping[Step, str], planned: Mapping[Step, Planned], store: Store
+    step: Step,
+    now: Mapping[str, Any],
+    earlier: list[Manifest],
+    planned: Mapping[Step, Planned],
+    store: Store,
 ) -> tuple[str, ...]:
-    now = payload(step, prints)
-    previous = store.previous(step)
-    if not previous:
+    if not earlier:
         return ("never run",)
-    # Another recipe may have a step of this name: the closest of the last results tells the most.
-    closest = min(previous, key=lambda manifest: _distance(manifest.payload, now))
+    closest = min(earlier, key=lambda manifest: _distance(manifest.payload, now))
     reasons = _changes(closest.payload, now)
+    if len(reasons) > _MOST_REASONS:
+        reasons[_SHOWN:] = [f"and {len(reasons) - _SHOWN} more changes"]
     if closest.payload["external"] != now["external"] and step.explain:
         reasons.append(_explanation(step, closest, store))
     return (*reasons, *_changed_inputs(step, closest.payload["inputs"], now["inputs"], planned))
