@@ -1,6 +1,7 @@
 """`embedloom serve`: a service on this machine until it is stopped, or on a running cluster."""
 
 import json
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,13 @@ def _bring_up(dashboard: str, releases: Sequence[Release], options: ServiceOptio
 @contextmanager
 def _local_ray() -> Iterator[str]:
     """A Ray of its own on this machine; yields the address of its dashboard."""
-    context = ray.init("local", include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False)
+    context = ray.init(
+        "local",
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         yield f"http://{context.dashboard_url}"
     finally:
