@@ -270,4 +270,7 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere():
         page.name for page in PAGES[1:]
     ]
     assert site["theme"]["font"] is False
-    assert not {"extra_javascript", "extra_css"} & site.keys()
+    assert "extra_javascript" not in site
+    for style in site["extra_css"]:
+        written = (ROOT / "docs" / style).read_text()
+        assert not re.search(r"@import|url\(", written), f"{style} loads something"
