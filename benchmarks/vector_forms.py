@@ -92,7 +92,7 @@ def main() -> int:
 
 def peer_ndcg(collection: Collection, query_ND: np.ndarray, document_MD: np.ndarray) -> float:
     """nDCG@10 of sentence-transformers' search by bits with rescoring."""
-    from sentence_transformers.util import semantic_search_faiss
+    from sentence_transformers.util.quantization import semantic_search_faiss
 
     found, _ = semantic_search_faiss(
         query_ND, corpus_embeddings=to_bits(document_MD), corpus_precision="ubinary",
