@@ -2,7 +2,7 @@
 
 Run: python benchmarks/reranker_training.py [--only medquad-512 scifact-256] [--steps 8]
 Both train MiniLM with a head of one output, in float32, by binary cross-entropy with AdamW, linear warm-up and decay,
-on the same pairs in the same order: 32 queries a step, each with its answer and with the answer of another one.
+on the same pairs in the same order: 16 queries a step, each with its answer and with the answer of another one.
 Each is its own trainer in a process of its own on all cores; they take their steps in turn, the other one waiting,
 and a step is timed from the word to go to its end, reading and tokenising included.
 Bars: medquad-nih (question and answer) at 512 tokens, where lengths vary, 2 times sentence-transformers' pairs a
@@ -49,7 +49,7 @@ from components.training.stream import pair_ids  # noqa: E402
 
 LEARNING_RATE, WARM_UP_SHARE = 2e-5, 0.1
 WARM_UP = 2
-QUERIES = 32
+QUERIES = 16  # of 32, each with two texts of up to 512 tokens, the peer holds 20 GB
 JUDGING = Judging(loss="two_way", label_weights="equal")
 
 
