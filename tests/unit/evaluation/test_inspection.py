@@ -172,6 +172,18 @@ def test_a_recipe_is_found_where_a_folder_of_documents_bears_its_name(tmp_path: 
     assert asked == ["docs"]
 
 
+def test_a_result_whose_tables_lie_further_down_is_found_by_path_and_by_name(
+    judged, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Folder(str(tmp_path / "attempt"))
+    write_pairs(folder / "below", [pair(0)])
+    for named in (str(tmp_path / "attempt"), "attempt"):
+        done = CliRunner().invoke(app, ["inspect", named])
+        assert done.exit_code == 0, done.exception
+        assert named in done.stdout
+
+
 def test_the_page_fits_and_narrows_its_rows(judged, tmp_path: Path) -> None:
     pairs = Folder(str(tmp_path / "pairs"))
     word = "https://example.org/" + "x" * 300  # nothing to break at

@@ -1,5 +1,7 @@
 """Texts in files to vectors in files: what is said of how far it is."""
 
+from dataclasses import dataclass, field
+
 import pyarrow as pa
 from tiny_model import write_tiny_model
 
@@ -9,9 +11,9 @@ from components.search.shards import write_tables
 from components.storage import Folder
 
 
+@dataclass(frozen=True)
 class Heard(Silent):
-    def __init__(self):
-        object.__setattr__(self, "said", [])
+    said: list = field(default_factory=list)
 
     def progress(self, done, total, unit, **facts):
         self.said.append((done, total, unit))
