@@ -39,9 +39,11 @@ def _better_than_base(candidate: Evaluation, base: Evaluation) -> tuple[bool, st
         return False, _not_comparable(candidate, base, "base")
     found = compare(candidate, base, METRIC)
     if found.p_value >= LEVEL:
+        seen = (found.difference.high - found.difference.low) / 2
+        more = f"; these queries show differences from about {seen:.3f} on, more of them smaller ones"
         return False, (
-            f"not significantly better than the base: {_figures(candidate, base, found)}; more held-out queries show "
-            f"smaller differences than the {(found.difference.high - found.difference.low) / 2:.3f} that these can"
+            f"not significantly better than the base: {_figures(candidate, base, found)}"
+            f"{more if found.difference.mean > 0 else ''}"
         )
     if found.difference.mean < 0:
         return False, f"significantly worse than the base: {_figures(candidate, base, found)}"

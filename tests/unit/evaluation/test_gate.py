@@ -1,5 +1,6 @@
 """The gate: better than the base, not worse than the champion, on one collection."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,14 @@ def test_equal_to_the_base_does_not_pass(good):
     decision = decide(good, good, None)
     assert not decision.passed
     assert decision.reasons[0].startswith("not significantly better than the base")
+    assert "more of them" not in decision.reasons[0]
+
+
+def test_a_little_better_is_told_what_difference_the_queries_show(good, system):
+    (reason, _) = decide(system([1] * 41 + [2] * 19), good, None).reasons
+    shown = float(re.search(r"differences from about (\S+) on", reason).group(1))
+    # One query of 60 gains 1 - 1 / log2(3); drawn again it comes up 0 to 3 times in 95 of 100 cases (binomial).
+    assert shown == pytest.approx(3 * (1 - 1 / np.log2(3)) / 60 / 2, abs=1e-3)
 
 
 def test_worse_than_the_base_does_not_pass_although_the_difference_is_significant(good, poor):
