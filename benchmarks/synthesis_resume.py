@@ -149,9 +149,12 @@ def main() -> int:
     gone: list[float | None] = []
     try:
         for share, by in ((4, "SIGKILL"), (2, "cancelling")):
+            new = len(written(state)) + 1  # rows come by the block: one attempt may write more than its share
             running = start(arguments)
-            wait_for_rows(state, running, options.documents // share)
+            wait_for_rows(state, running, max(options.documents // share, new))
             step, engine = processes(OF_THE_STEP), processes(OF_THE_ENGINE)
+            if not step or not engine:
+                raise RuntimeError(f"{by} found nothing to end: {len(step)} + {len(engine)} processes")
             if by == "SIGKILL":
                 for process in step:
                     process.send_signal(signal.SIGKILL)
