@@ -4,9 +4,10 @@ Every document of a test holds a word like `row0012`; by it the endpoint knows t
 the port it listens on. POST /behave {"faults": {row: fault}, "seconds": s} begins anew; GET /asked gives every
 request since, in order.
 
-Faults for ever: `broken_json` (an answer cut off), `no_json` (a body that is none), `error_500`, `limit_429`,
-`limit_429_date` (Retry-After as a date), `limit_429_hours`, `no_quota`, `hang`, `drip` (a byte a while, never
-done), `refused_400`, `denied_401`, `refusal`. Faults of a row's first request alone: those with `_once`.
+Faults for ever: `broken_json` (an answer cut off), `no_json` (a body that is none), `page` (HTML), `error_500`,
+`limit_429`, `limit_429_date` (Retry-After as a date), `limit_429_hours`, `no_quota`, `no_credit_402`, `hang`, `drip`
+(a byte a while, never done), `reset` (the connection is), `refused_400`, `denied_401`, `refusal`. Faults of a row's
+first request alone: those with `_once`.
 """
 
 import asyncio
@@ -84,6 +85,13 @@ class Endpoint:
                     await asyncio.sleep(0.1)
             case "refused_400":
                 return web.json_response({"error": {"message": "the prompt is too long"}}, status=400)
+            case "reset":
+                assert request.transport is not None
+                request.transport.abort()
+            case "page":
+                return web.Response(text="<html>Welcome", content_type="text/html")
+            case "no_credit_402":
+                return web.json_response({"error": {"message": "top up"}}, status=402)
             case "denied_401":
                 return web.json_response({"error": {"message": "no such key"}}, status=401)
             case "no_json":

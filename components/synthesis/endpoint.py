@@ -14,7 +14,7 @@ import openai
 import pyarrow as pa
 import ray
 from aiolimiter import AsyncLimiter
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -143,7 +143,7 @@ class Client:
                     await self._turn()
                     async with asyncio.timeout(self._endpoint.timeout_seconds):
                         return await self._post(call)
-            except (TimeoutError, openai.APIError, json.JSONDecodeError) as error:
+            except (TimeoutError, openai.APIError, ValueError) as error:
                 failure = _failure(error, self._endpoint)
                 asked = _retry_after(error)
                 too_long = asked is not None and asked > LONGEST_RETRY_AFTER
@@ -179,6 +179,8 @@ class Client:
             max_tokens=self._sampling.max_tokens,
             extra_body=body,
         )
+        if not isinstance(response, ChatCompletion):  # a page where an answer should be
+            raise ValueError("the answer is no chat completion; does base_url end in /v1?")
         usage = response.usage
         input_tokens = usage.prompt_tokens if usage else 0
         output_tokens = usage.completion_tokens if usage else 0
@@ -221,7 +223,7 @@ def _failure(error: Exception, endpoint: Endpoint) -> Reply:
     match error:
         case openai.APITimeoutError() | TimeoutError():
             fault, said = "timeout", f"no answer within {endpoint.timeout_seconds:g} s"
-        case openai.RateLimitError() if code == "insufficient_quota":
+        case openai.APIStatusError() if code == "insufficient_quota" or error.status_code == 402:
             raise EndpointRefusedError(f"{where} answers that the account has no quota left") from error
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             raise EndpointRefusedError(
@@ -241,7 +243,8 @@ def _failure(error: Exception, endpoint: Endpoint) -> Reply:
             fault, said = "request_refused", str(error)
         case _:  # an answer that is no JSON, or not that of the API
             fault, said = "server_error", f"{type(error).__name__}: {error}"
-    return Reply("", 0, 0, fault, " ".join(said.split())[:500])
+    # A row without an error is one that was answered, and a connection that is reset says nothing.
+    return Reply("", 0, 0, fault, " ".join(said.split())[:500] or fault)
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -55,6 +55,8 @@ def ask(endpoint: Endpoint, *rows: str) -> list[Reply]:
     [
         ("error_500", "server_error", 2),
         ("no_json", "server_error", 2),
+        ("page", "server_error", 2),
+        ("reset", "connection_error", 2),
         ("limit_429", "rate_limited", 2),
         ("limit_429_hours", "rate_limited", 1),
         ("hang", "timeout", 2),
@@ -95,7 +97,12 @@ def test_who_is_told_to_wait_makes_the_others_wait(running: Running, endpoint: E
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("denied_401", "refuses the key"), ("no_quota", "no quota left")]
+    ("fault", "said"),
+    [
+        ("denied_401", "refuses the key"),
+        ("no_quota", "no quota left"),
+        ("no_credit_402", "no quota left"),
+    ],
 )
 def test_what_every_row_would_be_refused_for_is_an_error(
     running: Running, endpoint: Endpoint, fault: str, said: str
