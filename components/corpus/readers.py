@@ -208,6 +208,8 @@ class _Reading:
         }
         self._ids, self._contents = array("q"), array("q")
         self._queries: dict[str, str] = {}
+        self._collided_queries: set[str] = set()
+        self._collided_documents: set[str] = set()
         self._qrels: list[dict[str, Any]] = []
         self.rows_in = 0
         self.documents = 0
@@ -246,6 +248,7 @@ class _Reading:
 
     def add_query(self, query_id: str, text: str) -> None:
         if self._queries.setdefault(query_id, text) != text:
+            self._collided_queries.add(query_id)
             self.reject("queries", {"query_id": query_id, "text": text}, "id_collision")
 
     def add_judgement(self, query_id: str, document_id: str, score: int, split: str) -> None:
@@ -267,13 +270,16 @@ class _Reading:
                 writer.write(conform(batch.filter(pa.array(is_first)), DOCUMENTS))
                 repeated = batch.filter(pa.array(~is_first)).to_pylist(maps_as_pydicts="strict")
                 for row, same in zip(repeated, is_same[~is_first], strict=True):
+                    if not same:
+                        self._collided_documents.add(row["document_id"])
                     self.reject("documents", row, "repeated" if same else "id_collision")
         return ids
 
     def write_judgements(self, document_ids: np.ndarray) -> dict[str, float]:
         """Write queries.parquet and qrels.parquet.
 
-        Judgements without document or query are rejected, then queries without any.
+        Judgements without document or query are rejected, and those by an id that stood for two texts, for nobody
+        knows which of them was judged; then queries without any.
 
         Args:
             document_ids: digests of the ids of all documents, sorted.
@@ -288,6 +294,8 @@ class _Reading:
                 self.reject("qrels", row, "no_such_document")
             elif row["query_id"] not in self._queries:
                 self.reject("qrels", row, "no_such_query")
+            elif row["query_id"] in self._collided_queries or row["document_id"] in self._collided_documents:
+                self.reject("qrels", row, "id_collision")
             elif key in kept:
                 self.reject("qrels", row, "repeated")
             else:

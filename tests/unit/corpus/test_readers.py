@@ -160,27 +160,56 @@ def test_rejected_rows_are_kept_with_their_reason(tmp_path):
             {"_id": "a", "title": "", "text": "Long enough."},
             {"_id": "b", "title": "", "text": "Short"},
             {"_id": "c", "title": "", "text": "Much too long. " * 9},
-            {"_id": "a", "title": "", "text": "Another text."},
+            {"_id": "d", "title": "", "text": "A text."},
+            {"_id": "d", "title": "", "text": "Another text."},
             {"_id": "a", "title": "", "text": "Long enough."},
         ],
     )
     jsonl(folder / "queries.jsonl", [{"_id": "1", "text": "one"}, {"_id": "2", "text": "two"}])
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text(
-        "query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t1\n2\ta\t0\n1\ta\t2\n9\ta\t1\n"
+        "query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t1\n2\ta\t0\n1\ta\t2\n9\ta\t1\n1\td\t1\n"
     )
     output, numbers = read(tmp_path, [str(folder)], min_characters=6, max_characters=100)
     assert numbers == {
-        "rows_in": 5, "documents": 1, "queries": 1, "qrels": 1,
-        "rejected_too_short": 1, "rejected_too_long": 1, "rejected_id_collision": 1, "rejected_repeated": 2,
+        "rows_in": 6, "documents": 2, "queries": 1, "qrels": 1,
+        "rejected_too_short": 1, "rejected_too_long": 1, "rejected_id_collision": 2, "rejected_repeated": 2,
         "rejected_no_such_document": 1, "rejected_no_such_query": 1, "rejected_not_relevant": 1,
         "rejected_no_relevant_document": 1,
     }  # fmt: skip
     rejected = output.read_table("rejected/documents.parquet").to_pylist()
     assert [(row["document_id"], row["reason"]) for row in rejected] == [
-        ("b", "too_short"), ("c", "too_long"), ("a", "id_collision"), ("a", "repeated"),
+        ("b", "too_short"), ("c", "too_long"), ("d", "id_collision"), ("a", "repeated"),
     ]  # fmt: skip
     assert rejected[2]["text"] == "Another text."
+
+
+def test_folders_whose_ids_collide_judge_nothing_by_them(tmp_path):
+    """Both count from 1: `2` is a query of either, `b` a document of either."""
+    for name, document, query in (
+        ("one", "About cats.", "what is a cat"),
+        ("other", "About tax.", "what is tax"),
+    ):
+        own = name[:2]
+        jsonl(
+            tmp_path / name / "corpus.jsonl",
+            [
+                {"_id": own, "title": "", "text": f"Only here: {own}."},
+                {"_id": "b", "title": "", "text": document},
+            ],
+        )
+        jsonl(
+            tmp_path / name / "queries.jsonl",
+            [{"_id": f"q-{own}", "text": f"only {own}"}, {"_id": "2", "text": query}],
+        )
+        (tmp_path / name / "qrels").mkdir()
+        (tmp_path / name / "qrels" / "test.tsv").write_text(
+            f"query-id\tcorpus-id\tscore\n2\t{own}\t1\nq-{own}\tb\t1\nq-{own}\t{own}\t1\n"
+        )
+    output, numbers = read(tmp_path, [str(tmp_path / "one"), str(tmp_path / "other")])
+    kept = output.read_table("qrels.parquet").to_pylist()
+    assert {(row["query_id"], row["document_id"]) for row in kept} == {("q-on", "on"), ("q-ot", "ot")}
+    assert numbers["rejected_id_collision"] == 2 + 4  # a document, a query, four judgements
 
 
 def test_a_summary_that_objects_share_is_one_query_with_several_documents(tmp_path, monkeypatch):
