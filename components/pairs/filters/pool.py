@@ -26,13 +26,14 @@ class Links:
     """Rows of the pool by key, of which one may have several.
 
     Args:
-        parts: keys and rows, int64 of one length each.
+        parts: keys and rows, int64 of one length each. A link that stands in them often is held once.
     """
 
     def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         nothing = np.empty(0, dtype=np.int64)
-        self._keys = Lookup(np.concatenate([nothing, *(keys for keys, _ in parts)]))
-        self._row_L = np.concatenate([nothing, *(rows for _, rows in parts)])
+        links = [np.concatenate([nothing, *(part[side] for part in parts)]) for side in (0, 1)]
+        key_L, self._row_L = np.unique(np.stack(links), axis=1)
+        self._keys = Lookup(key_L)
 
     def find(self, key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every link of every key: the key's number and the row, int64 [links] each."""

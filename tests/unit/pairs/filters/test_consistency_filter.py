@@ -14,6 +14,7 @@ from components.model.embedder import Embedder
 from components.model.source import import_model
 from components.monitor import Silent
 from components.pairs.filters.consistency import filter_by_consistency
+from components.pairs.filters.pool import build_pool, query_keys
 from components.storage import Folder
 
 MEDQUAD = Path(__file__).parents[5] / "shared" / "data" / "medquad-nih"
@@ -204,3 +205,15 @@ def test_drops_shuffled_answers_and_keeps_true_ones(tmp_path, output, monitor):
     recall, precision = len(dropped & false) / len(false), len(dropped & false) / len(dropped)
     assert recall >= 0.98
     assert precision >= 0.7
+
+
+def test_what_is_known_of_one_answer_to_many_questions_grows_with_the_questions(tmp_path):
+    questions = 300
+    write_pairs(
+        Folder(str(tmp_path / "pairs")), [pair(row, f"w{row} w", "the answer") for row in range(questions)]
+    )
+    written = Folder(str(tmp_path / "pairs"))
+    pool = build_pool(written, None, 10, 0, Folder(str(tmp_path / "pool")), 64)
+    which, rows = pool.answers.find(np.concatenate(query_keys(written.read_table("pairs.parquet"))))
+    assert set(rows) == {0}
+    assert len(which) == 2 * questions  # each by its id and by its text
