@@ -44,8 +44,11 @@ class Kind:
 
 
 def labelled(rows: Iterable[Row], *, min_score: float | None) -> Iterator[Row]:
-    """Pairs and triples that somebody labelled; with `min_score` those that are scored at least so high."""
-    for row in rows:
+    """Pairs and triples that somebody labelled; with `min_score` those that are scored at least so high.
+
+    Of several positives each is a pair, with the same negatives.
+    """
+    for row in two_sides(rows):
         score = row.get("score")
         reason = row.get("reason")
         if score is None:
@@ -162,9 +165,11 @@ def nli(rows: Iterable[Row], *, labels: Sequence[str]) -> Iterator[Row]:
 def two_sides(rows: Iterable[Row]) -> Iterator[Row]:
     """A text and what was written in answer to it, or its translation; of several answers each is a pair."""
     for row in rows:
-        answers = row["positive"] if isinstance(row["positive"], list) else [row["positive"]]
-        for answer in answers or [None]:
-            yield row | {"positive": answer}
+        if not isinstance(row["positive"], list):
+            yield row
+            continue
+        for answer in row["positive"] or [None]:
+            yield row | {"positive": answer, "positive_id": None}  # an id would be that of all
 
 
 def class_label(

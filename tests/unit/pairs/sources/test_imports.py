@@ -92,6 +92,17 @@ def test_labelled_triples_in_jsonl_and_parquet(tmp_path):
     )
 
 
+def test_of_several_positives_each_is_a_pair(tmp_path):
+    """As FlagEmbedding writes its files."""
+    rows = [{"query": "q", "pos": ["p", "p2"], "neg": ["n", "m"]}, {"query": "q2", "pos": [], "neg": ["n"]}]
+    found, rejected, _ = imported(tmp_path, written(tmp_path, rows), "labelled")
+    assert sides(found) == {("q", "p"), ("q", "p2")}
+    assert [row["negatives"] for row in found] == [["n", "m"]] * 2
+    assert len({row["positive_id"] for row in found}) == 2
+    assert len({row["query_id"] for row in found}) == 1
+    assert [row["reason"] for row in rejected] == ["empty"]
+
+
 def test_scores_below_the_least_or_none_are_turned_away(tmp_path):
     rows = [
         {"sentence1": f"a{n}", "sentence2": f"b{n}", "score": score}
