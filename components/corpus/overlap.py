@@ -58,13 +58,13 @@ class OverlapIndex:
 
         A text of at least n words does if it has the share of n-grams in common with one text of the set: of its own
         n-grams, or of the other's if those are fewer (the overlap coefficient of Szymkiewicz and Simpson). A shorter
-        text does if it is equal to a text of the set, normalised.
+        text does if its words are those of a text of the set, whatever stands between them.
         """
         found: dict[int, Overlap] = {}
         for text in texts:
             spoken = words(text)
             if len(spoken) < self.ngram:
-                place, is_there = find(self.digest_S, digests([normalise(text)]))
+                place, is_there = find(self.digest_S, digests([_short_form(text, spoken)]))
                 if is_there[0]:
                     for at in range(
                         place[0], np.searchsorted(self.digest_S, self.digest_S[place[0]], "right")
@@ -120,7 +120,7 @@ class OverlapIndexBuilder:
             if not normalise(text):
                 continue
             if len(spoken) < self.ngram:
-                self._short[int(digests([normalise(text)])[0]), number] = None
+                self._short[int(digests([_short_form(text, spoken)])[0]), number] = None
             else:
                 self._hashes.append(np.unique(ngram_hashes(spoken, self.ngram)))
                 self._set_T.append(number)
@@ -156,3 +156,8 @@ def ngram_hashes(spoken: list[str], ngram: int) -> np.ndarray:
 @lru_cache(maxsize=2**18)
 def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+
+
+def _short_form(text: str, spoken: list[str]) -> str:
+    """By what a text of few words is known: its words; of a text without any, itself."""
+    return " ".join(spoken) or normalise(text)
