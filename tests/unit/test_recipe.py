@@ -192,6 +192,16 @@ def test_a_step_reads_the_nearest_that_fits_or_the_one_that_it_names(write):
         (GOOD + "  Big Name: {do: merge}\n", [], "tiny.yaml:13: `steps.Big Name"),
         (GOOD.replace("kinds: [title_body]", "seed: 1"), [], "tiny.yaml:7: `steps.pairs`: collects nothing"),
         (
+            GOOD + "  mined: {do: mine, window: [50, 10]}\n",
+            [],
+            "tiny.yaml:13: `steps.mined`: window is [50, 10]; its first rank must be below its second",
+        ),
+        (
+            GOOD + "  mined: {do: mine, relative_margin: 0}\n",
+            [],
+            "tiny.yaml:13: `steps.mined`: relative_margin is 0, which leaves no document",
+        ),
+        (
             GOOD + "  nli: {do: import, source: a.jsonl, kind: nil}\n",
             [],
             "tiny.yaml:13: `steps.nli`: kind 'nil' is no kind of pairs; the kinds are labelled",

@@ -257,6 +257,15 @@ class Mine(Section):
     seed: int = 0
     """Of random sampling."""
 
+    @model_validator(mode="after")
+    def _leaves_some(self) -> "Mine":
+        if self.window[0] >= self.window[1]:
+            raise ValueError(f"window is {list(self.window)}; its first rank must be below its second")
+        for name in ("relative_margin", "near_copy_words", "near_copy_cosine", "veto_margin"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0, which leaves no document to be a negative; give more")
+        return self
+
 
 class RerankData(Section):
     """Mined pairs as a reranker learns from them: a label for every document, and what cannot be used turned away."""
