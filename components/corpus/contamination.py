@@ -1,7 +1,7 @@
 """Take out what overlaps an evaluation set: documents, labelled queries, training pairs.
 
 Word n-grams as in GPT-3 (Brown et al. 2020, appendix C: 13-grams), with the share of them that two texts must have in
-common; texts that are shorter than an n-gram are compared whole.
+common; texts that are shorter than an n-gram are compared whole, word by word.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ def remove_contaminated_documents(
     """Keep the documents, and the labelled queries beside them, that overlap no evaluation set.
 
     Two texts of at least `ngram` words overlap if they share `share` of the distinct word n-grams of the one that has
-    fewer; shorter ones if they are equal, normalised (NFKC, lower case, white space folded). A document is
+    fewer; shorter ones if their words are the same (NFKC, lower case, whatever stands between). A document is
     title and text. The reason names the evaluation set, the detail the first n-gram that is shared.
 
     Args:

@@ -165,11 +165,10 @@ def nli(rows: Iterable[Row], *, labels: Sequence[str]) -> Iterator[Row]:
 def two_sides(rows: Iterable[Row]) -> Iterator[Row]:
     """A text and what was written in answer to it, or its translation; of several answers each is a pair."""
     for row in rows:
-        if not isinstance(row["positive"], list):
-            yield row
-            continue
-        for answer in row["positive"] or [None]:
-            yield row | {"positive": answer, "positive_id": None}  # an id would be that of all
+        answers = row["positive"] if isinstance(row["positive"], list) else [row["positive"]]
+        shared = {"positive_id": None} if len(answers) > 1 else {}  # an id would be that of all
+        for answer in answers or [None]:
+            yield row | {"positive": answer} | shared
 
 
 def class_label(

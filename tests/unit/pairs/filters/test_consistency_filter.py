@@ -209,10 +209,8 @@ def test_drops_shuffled_answers_and_keeps_true_ones(tmp_path, output, monitor):
 
 def test_what_is_known_of_one_answer_to_many_questions_grows_with_the_questions(tmp_path):
     questions = 300
-    write_pairs(
-        Folder(str(tmp_path / "pairs")), [pair(row, f"w{row} w", "the answer") for row in range(questions)]
-    )
-    written = Folder(str(tmp_path / "pairs"))
+    rows = [pair(row, f"w{row} w", "the answer") for row in range(questions)]
+    written = write_pairs(Folder(str(tmp_path / "pairs")), rows)
     pool = build_pool(written, None, 10, 0, Folder(str(tmp_path / "pool")), 64)
     which, rows = pool.answers.find(np.concatenate(query_keys(written.read_table("pairs.parquet"))))
     assert set(rows) == {0}

@@ -94,12 +94,17 @@ def test_labelled_triples_in_jsonl_and_parquet(tmp_path):
 
 def test_of_several_positives_each_is_a_pair(tmp_path):
     """As FlagEmbedding writes its files."""
-    rows = [{"query": "q", "pos": ["p", "p2"], "neg": ["n", "m"]}, {"query": "q2", "pos": [], "neg": ["n"]}]
+    rows = [
+        {"query": "q", "pos": ["p", "p2"], "neg": ["n", "m"], "positive_id": "of both"},
+        {"query": "q2", "pos": [], "neg": ["n"]},
+        {"query": "q3", "pos": ["p3"], "neg": ["n", "m"], "positive_id": "own"},
+    ]
     found, rejected, _ = imported(tmp_path, written(tmp_path, rows), "labelled")
-    assert sides(found) == {("q", "p"), ("q", "p2")}
-    assert [row["negatives"] for row in found] == [["n", "m"]] * 2
-    assert len({row["positive_id"] for row in found}) == 2
-    assert len({row["query_id"] for row in found}) == 1
+    assert sides(found) == {("q", "p"), ("q", "p2"), ("q3", "p3")}
+    assert [row["negatives"] for row in found] == [["n", "m"]] * 3
+    assert len({row["positive_id"] for row in found} - {"of both"}) == 3
+    assert [row["positive_id"] for row in found if row["query"] == "q3"] == ["own"]
+    assert len({row["query_id"] for row in found if row["query"] == "q"}) == 1
     assert [row["reason"] for row in rejected] == ["empty"]
 
 
