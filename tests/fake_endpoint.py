@@ -6,7 +6,8 @@ request since, in order.
 
 Faults for ever: `broken_json` (an answer cut off), `no_json` (a body that is none), `page` (HTML), `error_500`,
 `limit_429`, `limit_429_date` (Retry-After as a date), `limit_429_hours`, `no_quota`, `no_credit_402`, `hang`, `drip`
-(a byte a while, never done), `reset` (the connection is), `refused_400`, `denied_401`, `refusal`. Faults of a row's
+(a byte a while, never done), `reset` (the connection is), `refused_400`, `denied_401`,
+`forbidden_403`, `refusal`. Faults of a row's
 first request alone: those with `_once`.
 """
 
@@ -92,6 +93,8 @@ class Endpoint:
                 return web.Response(text="<html>Welcome", content_type="text/html")
             case "no_credit_402":
                 return web.json_response({"error": {"message": "top up"}}, status=402)
+            case "forbidden_403":
+                return web.json_response({"error": {"message": "not in this house"}}, status=403)
             case "denied_401":
                 return web.json_response({"error": {"message": "no such key"}}, status=401)
             case "no_json":

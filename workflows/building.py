@@ -384,6 +384,11 @@ def _synthesise(
     name: str, asked: asks.Synthesise | asks.SynthesiseAtEndpoint, profile: Profile, split: Step
 ) -> Step:
     files = {"prompts": asked.prompts, "personas": asked.personas}
+    execution: dict[str, Any] = {
+        **files,
+        "num_retrievers": profile.encoder_workers,
+        "max_error_share": profile.max_error_share,
+    }
     config = _config(asked, "writer", "retriever", *files) | {
         "prompt_version": prompts.prompt_version(asked.prompts),
         "persona_version": prompts.personas_version(asked.personas),
@@ -397,7 +402,7 @@ def _synthesise(
             "components.synthesis.generate:synthesise_at_endpoint",
             config=config,
             inputs=inputs,
-            execution=files | _endpoint(name, profile) | {"max_error_share": profile.max_error_share},
+            execution=execution | _endpoint(name, profile),
             deadline_s=profile.step_deadline_s,
         )
     return Step(
@@ -406,11 +411,10 @@ def _synthesise(
         config=config | {"llm": label(asked.writer)},
         inputs={**inputs, "writer": _import_writer(f"{name}-writer", asked.writer)},
         execution={
-            **files,
+            **execution,
             "num_cpus": profile.writer_cpus,
             "num_gpus": profile.writer_gpus,
             "num_engines": profile.writers,
-            "max_error_share": profile.max_error_share,
         },
         budget=Budget(cpus=profile.writers * profile.writer_cpus, gpus=profile.writers * profile.writer_gpus),
         deadline_s=profile.step_deadline_s,

@@ -49,7 +49,7 @@ class Profile(BaseModel):
     document_workers: Count = 2
     """Processes that work on documents at once, a CPU each."""
     encoder_workers: Count = 1
-    """Processes that encode texts at once to filter and to mine."""
+    """Processes that encode texts at once to filter, to mine and to choose personas."""
     encoder_cpus: Count = 2
     """CPUs of a process that encodes texts."""
     encoder_gpus: Annotated[float, Field(ge=0)] = 0

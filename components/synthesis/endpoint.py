@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 
 from components.storage import Folder
-from components.synthesis.answers import ID, AnswerLog
+from components.synthesis.answers import ID, AnswerLog, Finished, read_finished
 from components.synthesis.conversation import Call, Reply, converse
 from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
@@ -43,7 +43,8 @@ class Endpoint:
             promises JSON, `text` where it knows neither: then the examples alone ask for it.
         seed_rows: send the seed of each row.
         extra_body: fields of every request that this API knows and others do not, as
-            `{"chat_template_kwargs": {"enable_thinking": false}}`.
+            `{"chat_template_kwargs": {"enable_thinking": false}}`; None takes a field out of every request, as
+            `{"max_tokens": None, "max_completion_tokens": 64}`.
         key_variable: the environment variable that holds the key, on every node; None: there is no key.
         requests_per_minute: None: no limit. concurrency: requests at once.
         timeout_seconds: of one request, all of it. retries: further tries of one.
@@ -83,6 +84,8 @@ class RowWriter:
         self._prompts: Prompts = prompts
         self._ledger: ActorHandle = ledger
         self._log: AnswerLog = AnswerLog(state)
+        # When a writer dies Ray Data gives its batches to a new one, with the rows that were answered.
+        self._finished: Finished = read_finished(state)
         try:
             self._client: Client = Client(endpoint, sampling)
         except ValueError as error:
@@ -93,7 +96,7 @@ class RowWriter:
     async def __call__(self, requests: pa.Table) -> AsyncIterator[pa.Table]:
         """Answers a batch; gives the ids of its rows."""
         rows = requests.to_pylist()
-        await asyncio.gather(*(self._answer(row) for row in rows))
+        await asyncio.gather(*(self._answer(row) for row in rows if row[ID] not in self._finished))
         yield requests.select([ID])
 
     async def _answer(self, row: dict[str, Any]) -> None:
@@ -127,6 +130,7 @@ class Client:
         if endpoint.requests_per_minute:
             period = max(1.0, 60 / endpoint.requests_per_minute)  # seconds in which at least one is due
             self._limiter = AsyncLimiter(endpoint.requests_per_minute * period / 60, period)
+        self._answered = False
         self._not_before = 0.0  # time.monotonic() until which the endpoint wants to be left alone
 
     async def ask(self, call: Call) -> Reply:
@@ -136,18 +140,25 @@ class Client:
         Raises:
             EndpointRefusedError: the key, the model or the address is wrong, or the account is empty.
         """
-        wait = FIRST_WAIT
+        wait, forbidden = FIRST_WAIT, False
         for tries_left in reversed(range(self._endpoint.retries + 1)):
             try:
                 async with self._at_once:
                     await self._turn()
                     async with asyncio.timeout(self._endpoint.timeout_seconds):
-                        return await self._post(call)
+                        reply = await self._post(call)
+                    self._answered = True
+                    return reply
             except (TimeoutError, openai.APIError, ValueError) as error:
                 failure = _failure(error, self._endpoint)
                 asked = _retry_after(error)
                 too_long = asked is not None and asked > LONGEST_RETRY_AFTER
-                if not tries_left or failure.fault == "request_refused" or too_long:
+                if isinstance(error, openai.PermissionDeniedError) and not self._answered:
+                    # Either the input is not allowed or the key is not; a moment later other answers tell.
+                    if forbidden or not tries_left:
+                        raise _key_refused(self._endpoint) from error
+                    forbidden = True
+                elif not tries_left or failure.fault == "request_refused" or too_long:
                     return failure
                 if asked is not None and failure.fault == "rate_limited":
                     self._not_before = max(self._not_before, time.monotonic() + asked)
@@ -162,7 +173,12 @@ class Client:
             await self._limiter.acquire()
 
     async def _post(self, call: Call) -> Reply:
-        body = dict(self._endpoint.extra_body or {})
+        body: dict[str, Any] = {
+            "temperature": self._sampling.temperature,
+            "top_p": self._sampling.top_p,
+            "frequency_penalty": self._sampling.frequency_penalty,
+            "max_tokens": self._sampling.max_tokens,
+        }
         if self._endpoint.seed_rows:
             body["seed"] = call.seed
         if self._endpoint.response_format == "json_schema":
@@ -170,14 +186,11 @@ class Client:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif self._endpoint.response_format == "json_object":
             body["response_format"] = {"type": "json_object"}
+        body |= self._endpoint.extra_body or {}
         response = await self._openai.chat.completions.create(
             model=self._endpoint.model,
             messages=cast(list[ChatCompletionMessageParam], call.messages),
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-            frequency_penalty=self._sampling.frequency_penalty,
-            max_tokens=self._sampling.max_tokens,
-            extra_body=body,
+            extra_body={name: value for name, value in body.items() if value is not None},
         )
         if not isinstance(response, ChatCompletion):  # a page where an answer should be
             raise ValueError("the answer is no chat completion; does base_url end in /v1?")
@@ -225,10 +238,8 @@ def _failure(error: Exception, endpoint: Endpoint) -> Reply:
             fault, said = "timeout", f"no answer within {endpoint.timeout_seconds:g} s"
         case openai.APIStatusError() if code == "insufficient_quota" or error.status_code == 402:
             raise EndpointRefusedError(f"{where} answers that the account has no quota left") from error
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            raise EndpointRefusedError(
-                f"{where} refuses the key in {endpoint.key_variable or '(no key_variable is given)'}"
-            ) from error
+        case openai.AuthenticationError():
+            raise _key_refused(endpoint) from error
         case openai.NotFoundError():
             raise EndpointRefusedError(
                 f"{where} is not there: check base_url and the model's name"
@@ -245,6 +256,11 @@ def _failure(error: Exception, endpoint: Endpoint) -> Reply:
             fault, said = "server_error", f"{type(error).__name__}: {error}"
     # A row without an error is one that was answered, and a connection that is reset says nothing.
     return Reply("", 0, 0, fault, " ".join(said.split())[:500] or fault)
+
+
+def _key_refused(endpoint: Endpoint) -> EndpointRefusedError:
+    key = endpoint.key_variable or "(no key_variable is given)"
+    return EndpointRefusedError(f"{endpoint.base_url} ({endpoint.model}) refuses the key in {key}")
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -34,7 +34,7 @@ from components.synthesis.answers import (
     id_digest,
     read_finished,
 )
-from components.synthesis.collect import Provenance, collect
+from components.synthesis.collect import REJECTED_FILE, Provenance, collect
 from components.synthesis.draws import Draws, is_kept, keep_rates
 from components.synthesis.endpoint import Endpoint, ask_endpoint
 from components.synthesis.ledger import end_engines, new_ledger, read_book, watched
@@ -48,7 +48,6 @@ from components.synthesis.prompts import (
 )
 from components.synthesis.requests import make_requests
 from components.synthesis.settings import Settings, read_options
-from components.synthesis.writer import Hardware, ask_cluster
 
 SOURCE = "synthesis/documents.parquet"
 ROWS_PER_BLOCK = 16  # documents that go to an engine together
@@ -93,8 +92,10 @@ def synthesise(
 
     Raises:
         TypeError: an option that there is not.
-        ValueError: a file or a setting is wrong, or more rows failed than `max_error_share` allows.
+        ValueError: a file or a setting is wrong, more rows failed than `max_error_share` allows, or no row passes.
     """
+    from components.synthesis.writer import Hardware, ask_cluster  # loads vLLM, which takes a while
+
     settings, hardware = read_options(options, Hardware)
     task = _prepare(split, settings, llm)
     _check_chat_template(writer)
@@ -137,8 +138,8 @@ def synthesise_at_endpoint(
 
     Raises:
         TypeError: an option that there is not.
-        ValueError: a file or a setting is wrong, the key is not set, the endpoint refuses every request, or
-            more rows failed than `max_error_share` allows.
+        ValueError: a file or a setting is wrong, the key is not set, the endpoint refuses every request,
+            more rows failed than `max_error_share` allows, or no row passes.
     """
     settings, endpoint = read_options(options, Endpoint, model=llm)
     task = _prepare(split, settings, llm)
@@ -192,8 +193,23 @@ def _prepare(split: Folder, settings: Settings, llm: str) -> _Task:
     draws = check_draws(settings.draws, prompts)
     documents, languages = _survey(split)
     rates = keep_rates(languages, draws.corpus_languages)
+    _check_languages(languages, rates, draws, prompts)
     used = sum(is_kept(key, settings.seed, rates.get(language, 0.0)) for key, language in _read_ids(split))
     return _Task(split, settings, llm, prompts, personas, draws, documents, used, rates)
+
+
+def _check_languages(
+    languages: Mapping[str, int], rates: Mapping[str, float], draws: Draws, prompts: Prompts
+) -> None:
+    """Raises ValueError if the prompt file can name the language of no document that is used."""
+    used = sorted(language for language in languages if rates.get(language))
+    others_serve = "retrieval" in draws.families and draws.query_languages is not None
+    if not others_serve and not any(language in prompts.languages for language in used):
+        there = ", ".join(f"{language or '(none)'} {languages[language]}" for language in used)
+        raise ValueError(
+            f"the prompt file names the language of no document: there are {there}, it has "
+            f"{', '.join(prompts.languages)}; say the documents' language, or add it to `languages` of the prompts"
+        )
 
 
 def check_draws(draws: Mapping[str, Any], prompts: Prompts) -> Draws:
@@ -254,6 +270,12 @@ def _run(
             Provenance(task.llm, task.settings.prompt_version, task.settings.instructions),
         )
     rows_out = collected.families.total()
+    if not rows_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in collected.reasons.most_common())
+        raise ValueError(
+            f"no pair is left of {task.used} documents: {reasons}; what was written stands in {REJECTED_FILE} of "
+            f"{output.uri}"
+        )
     return {
         "rows_in": task.documents,
         "left_out_by_language": task.documents - task.used,

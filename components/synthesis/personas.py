@@ -2,17 +2,18 @@
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import torch
 
-from components.model.embedder import Embedder
-from components.model.inference import inference_embedder
 from components.search.bm25 import Bm25Index
 from components.search.exact import top_k
 from components.storage import Folder
 from components.synthesis.answers import REQUESTS
 from components.synthesis.prompts import CANDIDATES
+
+if TYPE_CHECKING:
+    from components.model.embedder import Embedder
 
 TOKENS_PER_BATCH = 4096
 
@@ -37,6 +38,10 @@ class PersonaSearch:
         if retriever is None:
             self._bm25 = Bm25Index(personas)
         else:
+            import torch  # with what loads a model some seconds, which BM25 need not wait
+
+            from components.model.inference import inference_embedder
+
             torch.set_num_threads(1)  # beside the engine
             with retriever.local() as directory:
                 self._embedder = inference_embedder(directory)

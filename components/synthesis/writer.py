@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 # Nothing here may load numba: vLLM's CPU worker looks through all loaded modules and stumbles over llvmlite.
 from components.storage import Folder
-from components.synthesis.answers import ID, AnswerLog
+from components.synthesis.answers import ID, AnswerLog, Finished, read_finished
 from components.synthesis.conversation import Call, Reply, converse
 from components.synthesis.ledger import enter
 from components.synthesis.prompts import Prompts
@@ -80,6 +80,8 @@ class RowStage(vLLMEngineStageUDF):
         self._template_arguments: dict[str, Any] = chat_template_arguments
         self._ledger: ActorHandle = ledger
         self._log: AnswerLog = AnswerLog(state)
+        # When an engine dies Ray Data gives its batches to a new one, with the rows that were answered.
+        self._finished: Finished = read_finished(state)
         ledger.engine_ready.remote(time.perf_counter() - began)
 
     async def udf(  # type: ignore[misc, override]
@@ -91,6 +93,8 @@ class RowStage(vLLMEngineStageUDF):
 
     async def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
         index = row[self.IDX_IN_BATCH_COLUMN]
+        if row[ID] in self._finished:
+            return {self.IDX_IN_BATCH_COLUMN: index}
 
         async def ask(call: Call) -> Reply:
             async for answer in super(RowStage, self).udf([self._request(index, call)]):

@@ -20,8 +20,8 @@ from components.corpus.schema import DOCUMENTS, PAIRS, conform
 from components.monitor import Silent
 from components.storage import Folder
 from components.synthesis import generate
+from components.synthesis.answers import ANSWERS, REQUESTS, answer, read_finished
 from components.synthesis.answers import ROWS as ROWS_FOLDER
-from components.synthesis.answers import read_finished
 from components.synthesis.generate import synthesise_at_endpoint
 from components.synthesis.ledger import read_book
 from components.synthesis.prompts import personas_version, prompt_version
@@ -346,6 +346,46 @@ def test_a_wrong_setting_is_refused_before_anything_is_asked(
     with pytest.raises(ValueError, match=message):
         synthesise_at_endpoint(**(asked.arguments | change))
     assert endpoint.asked() == []
+
+
+@pytest.mark.parametrize("language", ["", "tlh"])
+def test_documents_of_no_language_that_the_prompts_name_are_refused(
+    asked: Asked, endpoint: Running, tmp_path: Path, language: str
+):
+    endpoint.behave({})
+    split = write_documents(tmp_path, [{"document_id": "a", "language": language}])
+    with pytest.raises(ValueError, match=rf"there are {language or '[(]none[)]'} 1, it has .*en"):
+        synthesise_at_endpoint(**(asked.arguments | {"split": split}))
+    assert endpoint.asked() == []
+
+
+def test_a_writing_of_which_nothing_can_be_used_fails_and_says_why(asked: Asked, tmp_path: Path):
+    split = write_documents(tmp_path, [{"document_id": name} for name in "ab"])
+    request = dict.fromkeys(REQUESTS.names, "") | {"family": "retrieval", "length": 5, "request_seed": 0}
+    rows = [answer(request | {"document_id": name, "fault": "empty_document"}) for name in "ab"]
+    asked.state.write_table(f"{ROWS_FOLDER}/earlier.parquet", pa.Table.from_pylist(rows, schema=ANSWERS))
+    with pytest.raises(ValueError, match="no pair is left of 2 documents: 2 empty_document"):
+        Asked(asked.arguments | {"split": split}).run()
+    assert asked.rejected() == dict.fromkeys("ab", "empty_document")
+
+
+def test_a_writer_that_dies_is_replaced_and_its_answers_are_not_paid_for_twice(
+    asked: Asked, endpoint: Running
+):
+    endpoint.behave({}, seconds=0.5)
+    running = Asked(asked.arguments | {"concurrency": 16}).start()
+    deadline = time.monotonic() + 120
+    while len(read_finished(asked.state).digests_N) < ROWS // 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    [writer] = [process for process in processes_of_the_step() if "RowWriter" in " ".join(process.cmdline())]
+    os.kill(writer.pid, signal.SIGKILL)
+    finished = read_finished(asked.state)
+    paid = endpoint.times()
+    ray.get(running, timeout=240)
+    later = endpoint.times()
+    assert not {row for row in later if row[3:] in finished and later[row] > paid[row]}
+    assert len(asked.pairs()) == ROWS
 
 
 def processes_of_the_step() -> list[psutil.Process]:

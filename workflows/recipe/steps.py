@@ -132,7 +132,7 @@ class SynthesiseAtEndpoint(_Synthesis):
     seed_rows: bool = True
     """Send the seed of a row with its requests."""
     extra_body: dict[str, Any] | None = None
-    """Fields of every request that this endpoint knows and others do not."""
+    """Fields of every request that this endpoint knows and others do not; null takes one out: {max_tokens: null}."""
 
 
 class _Cut(Section):

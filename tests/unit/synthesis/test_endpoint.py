@@ -113,6 +113,17 @@ def test_what_every_row_would_be_refused_for_is_an_error(
     assert running.times()[ROW] == 1
 
 
+def test_an_input_that_is_not_allowed_costs_a_row_and_a_key_that_is_not_ends_the_step(
+    running: Running, endpoint: Endpoint
+):
+    running.behave({ROW: "forbidden_403"})
+    bad, good = ask(endpoint, ROW, "row0002")
+    assert (bad.fault, good.fault) == ("request_refused", "")
+    assert running.times()[ROW] <= 2
+    with pytest.raises(EndpointRefusedError, match="refuses the key"):
+        ask(endpoint, ROW)
+
+
 def test_a_wrong_address_is_an_error_and_a_dead_one_a_fault(running: Running, endpoint: Endpoint):
     with pytest.raises(EndpointRefusedError, match="check base_url"):
         ask(replace(endpoint, base_url=running.base_url + "/nowhere"), ROW)
@@ -130,7 +141,8 @@ def test_what_is_sent_is_what_was_set(running: Running, endpoint: Endpoint):
         ),
         ROW,
     )
-    schema, thing, text = (request["body"] for request in running.asked())
+    ask(replace(endpoint, extra_body={"max_tokens": None, "max_completion_tokens": 64}), ROW)
+    schema, thing, text, renamed = (request["body"] for request in running.asked())
     assert schema["seed"] == 7
     assert schema["response_format"]["json_schema"]["schema"]["required"] == ["query"]
     assert {name: schema[name] for name in ("temperature", "top_p", "frequency_penalty", "max_tokens")} == {
@@ -143,6 +155,8 @@ def test_what_is_sent_is_what_was_set(running: Running, endpoint: Endpoint):
     assert thing["response_format"] == {"type": "json_object"}
     assert "response_format" not in text
     assert text["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "max_tokens" not in renamed
+    assert renamed["max_completion_tokens"] == 64
 
 
 @pytest.mark.parametrize(("per_minute", "rows", "seconds"), [(120, 4, 1.0), (30, 2, 1.6)])
