@@ -70,6 +70,7 @@ COUNTS = (
     "near_copy",
     "margin",
     "veto",
+    "dropped",
     "judged",
     "judged_known",
 )
@@ -100,7 +101,7 @@ def examine(
         mined_B: bool, pairs whose negatives were mined now.
         kept_scores: float32, present scores of the negatives that the other pairs keep.
         kept_B: int64, how many each pair keeps.
-        excluded: by rule, candidates of the pairs that were mined.
+        excluded: by rule, candidates of the pairs that were mined; `dropped`, negatives that they came with.
 
     Returns: the audit, and pair and place of its most suspicious cases, int64 each.
     """
@@ -213,6 +214,7 @@ def summarise(audit: BlockAudit) -> dict[str, float]:
         "rows_in": counts["rows"],
         "rows_out": counts["rows"],
         "rows_kept": counts["kept"],
+        "negatives_dropped": counts["dropped"],
         "negatives": counts["negatives"],
         "score_mean_positive": counts["positive_sum"] / rows,
         "share_short": counts["short"] / rows,

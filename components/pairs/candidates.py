@@ -13,6 +13,7 @@ from components.search.running import unpack
 from components.search.shards import Shards, TableShards
 
 _NUMBERS_AT_ONCE = 2**24  # of gathered vectors; 64 MiB
+_NUMBERS_A_LINK = 8  # for each document found that is held against a known positive
 
 
 @dataclass(frozen=True)
@@ -118,37 +119,35 @@ class _Nearness(NamedTuple):
 def _nearness(
     row_QK: np.ndarray, score_QK: np.ndarray, query_QD: np.ndarray, known: Known, store: Store
 ) -> _Nearness:
-    width = row_QK.shape[1]
+    width, row_F, score_F = row_QK.shape[1], row_QK.reshape(-1), score_QK.reshape(-1)
     reference_U, number_R = np.unique(known.reference_R, return_inverse=True)
     positive_UD = store.vectors(reference_U)
-    place_J = (known.query_R[:, None] * width + np.arange(width)).reshape(-1)
-    of_query_J = np.repeat(np.arange(len(number_R)), width)
-    there = row_QK.reshape(-1)[place_J] >= 0
-    place_J, of_query_J = place_J[there], of_query_J[there]
-    number_J, row_J = number_R[of_query_J], row_QK.reshape(-1)[place_J]
-
-    cosine_J = _cosines_with_rows(store.corpus_vectors, row_J, positive_UD, number_J)
-    positive_score_R = np.concatenate(
-        [
-            cosines(positive_UD[number_R[part]], query_QD[known.query_R[part]])
-            for part in _parts(len(number_R), query_QD.shape[1])
-        ]
-    )
-    partial_J = partial_correlations(cosine_J, score_QK.reshape(-1)[place_J], positive_score_R[of_query_J])
-    row_V, place_in_V = np.unique(row_J, return_inverse=True)
+    row_V = np.unique(row_F[row_F >= 0])
     sets = WordSets(pa.chunked_array([*store.words(row_V).chunks, *store.words(reference_U).chunks]))
-    words_J = sets.jaccard(place_in_V, len(row_V) + number_J)
-    few_J = np.minimum(sets.size_T[place_in_V], sets.size_T[len(row_V) + number_J])
 
-    cosine = np.full(row_QK.size, -1, dtype=np.float32)
-    np.maximum.at(cosine, place_J, cosine_J)
-    partial = np.full(row_QK.size, -1, dtype=np.float32)
-    np.maximum.at(partial, place_J, partial_J)
-    words = np.zeros(row_QK.size, dtype=np.float32)
-    few = np.zeros(row_QK.size, dtype=np.int64)
-    by_words = np.argsort(words_J, kind="stable")  # of equal places the last one stays
-    words[place_J[by_words]], few[place_J[by_words]] = words_J[by_words], few_J[by_words]
-    return _Nearness(*(found.reshape(row_QK.shape) for found in (words, few, cosine, partial)))
+    words, few = np.full(row_F.size, -1, dtype=np.float32), np.zeros(row_F.size, dtype=np.int64)
+    cosine, partial = (np.full(row_F.size, -1, dtype=np.float32) for _ in range(2))
+    for links in _parts(len(number_R), max(width * _NUMBERS_A_LINK, query_QD.shape[1])):
+        query_R, number_P = known.query_R[links], number_R[links]
+        positive_score_R = cosines(positive_UD[number_P], query_QD[query_R])
+        place_J = (query_R[:, None] * width + np.arange(width)).reshape(-1)
+        of_link_J = np.repeat(np.arange(len(number_P)), width)
+        there = row_F[place_J] >= 0
+        place_J, of_link_J = place_J[there], of_link_J[there]
+        number_J, row_J = number_P[of_link_J], row_F[place_J]
+
+        cosine_J = _cosines_with_rows(store.corpus_vectors, row_J, positive_UD, number_J)
+        partial_J = partial_correlations(cosine_J, score_F[place_J], positive_score_R[of_link_J])
+        np.maximum.at(cosine, place_J, cosine_J)
+        np.maximum.at(partial, place_J, partial_J)
+        row_in_V_J = np.searchsorted(row_V, row_J)
+        words_J = sets.jaccard(row_in_V_J, len(row_V) + number_J)
+        few_J = np.minimum(sets.size_T[row_in_V_J], sets.size_T[len(row_V) + number_J])
+        order = np.argsort(words_J, kind="stable")  # of equal places the last one stays
+        order = order[words_J[order] >= words[place_J[order]]]
+        words[place_J[order]], few[place_J[order]] = words_J[order], few_J[order]
+    found = (np.maximum(words, 0), few, cosine, partial)
+    return _Nearness(*(each.reshape(row_QK.shape) for each in found))
 
 
 def partial_correlations(left_right_J: np.ndarray, left_J: np.ndarray, right_J: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 
 from components.pairs.lookup import Lookup
 
+MOST_LINKS = 2**23
+"""Of what is known of the queries that are looked at together; some hundred bytes each."""
 NO_TEXT = np.iinfo(np.int64).min
 """In place of a reference where a judgement names a document and brings no text."""
 
@@ -95,6 +97,10 @@ class KnownPositives:
         self._answers = answers
         self._by_query = Lookup(answers.query_E)
 
+    def counts(self, id_Q: np.ndarray, text_Q: np.ndarray) -> np.ndarray:
+        """How many statements there are of each query, int64 [Q]; arguments as of `of`."""
+        return self._by_query.count(id_Q) + self._by_query.count(text_Q)
+
     def of(self, id_Q: np.ndarray, text_Q: np.ndarray) -> Known:
         """What is known of queries by the hashes of their ids and texts, int64 [Q] each."""
         which, answer = self._by_query.find(np.concatenate([id_Q, text_Q]))
@@ -122,6 +128,24 @@ class KnownPositives:
             copy_B=np.arange(len(row_P) + len(row_C)) >= len(row_P),
             query_R=query_R,
             reference_R=reference_R,
+        )
+
+
+def check_links(what: str, count_U: np.ndarray, rows: int) -> None:
+    """Refuse queries of which so much is known that what is known of `rows` in a row fits no memory.
+
+    Args:
+        count_U: int64, by query.
+
+    Raises:
+        ValueError: it is more than MOST_LINKS.
+    """
+    sums = np.add.reduceat(count_U, np.arange(0, len(count_U), rows)) if len(count_U) else count_U
+    if sums.max(initial=0) > MOST_LINKS:
+        raise ValueError(
+            f"{what}: {min(rows, len(count_U))} queries have {sums.max()} known positives by id and by text, and "
+            f"{MOST_LINKS} are the most that can be held; in large classes (kind same_class) each text answers every "
+            "other: leave such pairs out of this step"
         )
 
 

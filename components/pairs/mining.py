@@ -13,7 +13,7 @@ from components.monitor import Monitor
 from components.pairs.audit import audit_figure, merge_audits, summarise, suspicious_table
 from components.pairs.candidates import Store
 from components.pairs.choice import Exclusion, Rules, Sampling
-from components.pairs.known import Documents, Known, KnownPositives
+from components.pairs.known import Documents, Known, KnownPositives, check_links
 from components.pairs.mining_block import PAIRS_PER_BLOCK, BlockMiner, BlockPlan, Blocks
 from components.pairs.pair_index import PairIndex, index_pairs, read_documents
 from components.pairs.profiles import HASHES, profile_texts
@@ -102,13 +102,14 @@ def mine_negatives(
     Returns: rows_in, rows_out, negatives, score_mean_positive, score_mean_negative, share_short (rows with fewer
         than asked), share_without (rows with none), share_<rule> (of the documents down to the end of the window,
         those that were a known_positive, a copy, a near_copy, within the margin, or asked for and turned away by
-        veto), rows_kept (with the negatives they came with), positives_missing (pairs whose positive the corpus
-        does not hold), and, where it can be told, estimated_false_negative_rate
-        (`audit.estimate_false_negatives`).
+        veto), rows_kept (with the negatives they came with), negatives_dropped (that the others came with),
+        positives_missing (pairs whose positive the corpus does not hold), and, where it can be told,
+        estimated_false_negative_rate (`audit.estimate_false_negatives`).
 
     Raises:
-        ValueError: a setting that cannot be used, no pairs, no documents, two documents of one id, a model that
-            gives vectors that are not finite, or a reranker that gives scores that are no numbers.
+        ValueError: a setting that cannot be used, no pairs, no documents, two documents of one id, queries with too
+            many known positives (`known.check_links`), a model that gives vectors that are not finite, or a
+            reranker that gives scores that are no numbers.
     """
     if len(window) != 2 or not 0 <= window[0] < window[1]:
         raise ValueError(f"mine: window must be two ranks, the first below the second; it is {list(window)}")
@@ -143,6 +144,7 @@ def mine_negatives(
         pairs, split / "train", documents, state, **sizes, with_negatives=replace == "outgrown"
     )
     known = KnownPositives(documents, index.answers)
+    check_links("mine", known.counts(index.id_U, index.text_U), rows_per_shard)
 
     def encode(texts: TableShards, side: Side, name: str) -> Shards:
         where = (model, state / name, monitor)

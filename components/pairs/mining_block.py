@@ -143,6 +143,8 @@ class BlockMiner:
             if len(found):
                 first_B[row] = candidates.score_BK[row, found].mean()
 
+        given = pc.list_value_length(table["negatives"].filter(pa.array(mine_B)))
+        excluded["dropped"] = pc.sum(given).as_py() or 0
         kept_B = np.where(mine_B, 0, plan.negatives_B)
         audit, pair_C, place_C = examine(
             candidates, chosen, mine_B, kept_scores, kept_B, excluded, blocks.rules.negatives_per_query

@@ -117,7 +117,6 @@ def index_pairs(
     in_corpus_N = positive_N >= 0
     in_corpus_N[documents.rows_of_ids(held["answer"])[0]] = True
     in_corpus_N[documents.rows_of_forms(held["form"])[0]] = True
-    judged = _judged(train)
     outside = _outside(pairs, elsewhere_T[first_V], with_negatives)
     return PairIndex(
         query_N=query_N,
@@ -127,16 +126,29 @@ def index_pairs(
         negatives_N=held["count"],
         id_U=held["id"][first_U],
         text_U=held["text"][first_U],
-        answers=Answers(
-            query_E=np.concatenate([held["id"], held["text"], judged[0]]),
-            id_E=np.concatenate([held["answer"], held["answer"], judged[1]]),
-            form_E=np.concatenate([held["form"], held["form"], np.full(len(judged[0]), NO_TEXT)]),
-            reference_E=np.concatenate([positive_N, positive_N, np.full(len(judged[0]), NO_TEXT)]),
-        ),
+        answers=_answers(held, positive_N, *_judged(train)),
         queries=write_tables(_queries(pairs, first_U), scratch / "queries", rows_per_shard),
         outside=write_tables(outside, scratch / "outside", rows_per_shard),
         pairs=write_tables(_pieces(pairs, "pairs.parquet", PAIRS), scratch / "pairs", pairs_per_shard),
     )
+
+
+def _answers(
+    held: dict[str, np.ndarray], positive_N: np.ndarray, judged_query_J: np.ndarray, judged_id_J: np.ndarray
+) -> Answers:
+    """What pairs and judgements state, each once: of a class all pairs state the same."""
+    without_J = np.full(len(judged_query_J), NO_TEXT)
+    stated = [
+        np.concatenate([held["id"], held["text"], judged_query_J]),
+        np.concatenate([held["answer"], held["answer"], judged_id_J]),
+        np.concatenate([held["form"], held["form"], without_J]),
+        np.concatenate([positive_N, positive_N, without_J]),
+    ]
+    order = np.lexsort(stated[::-1])
+    stated = [column[order] for column in stated]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.any([column[1:] != column[:-1] for column in stated], axis=0)
+    return Answers(*(column[first] for column in stated))
 
 
 def _number(key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

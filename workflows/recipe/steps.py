@@ -15,6 +15,8 @@ from workflows.recipe.section import Count, FilePath, ModelName, Section, Share,
 from workflows.recipe.training import Pretrain, Train, TrainOnClasses, TrainOnScores, TrainReranker
 
 Precision = Literal["float32", "bfloat16"]
+DEEPEST = 4096
+"""Of a block of pairs all documents found are held at once: of each some fifty bytes a pair."""
 
 
 class Collect(Section):
@@ -225,7 +227,7 @@ class Mine(Section):
     negatives_per_query: Count = 4
     """At most so many; fewer where the rules below leave fewer."""
     window: tuple[Whole, Count] = (0, 50)
-    """Ranks to draw from: first, and one past the last."""
+    """Ranks to draw from: first, and one past the last, which is at most 4096."""
     relative_margin: Share | None = 0.95
     """A negative scores below this share of the positive's score."""
     absolute_margin: Annotated[float, Field(ge=0)] | None = None
@@ -261,6 +263,8 @@ class Mine(Section):
     def _leaves_some(self) -> "Mine":
         if self.window[0] >= self.window[1]:
             raise ValueError(f"window is {list(self.window)}; its first rank must be below its second")
+        if self.window[1] > DEEPEST:
+            raise ValueError(f"window is {list(self.window)}; its second rank may be {DEEPEST} at most")
         for name in ("relative_margin", "near_copy_words", "near_copy_cosine", "veto_margin"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} is 0, which leaves no document to be a negative; give more")

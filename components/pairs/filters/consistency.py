@@ -12,6 +12,7 @@ from components.monitor import Monitor
 from components.pairs.filters.outcome import write_outcome
 from components.pairs.filters.pool import Pool, build_pool, query_keys
 from components.pairs.filters.scores import ROWS_AT_ONCE, empty_side
+from components.pairs.known import check_links
 from components.pairs.table import count_pairs, read_pairs
 from components.pairs.vectors import cosines
 from components.search.encoding import encode_shards
@@ -47,7 +48,8 @@ def filter_by_consistency(
 
     The pool is a sample of distinct passages: the positives of all pairs and the documents, if they are given.
     The rank of a positive counts the passages of the pool that score above it, without those that are known
-    to answer the query too: the positives, and copies of them, of all pairs with its query (by id or text).
+    to answer the query too: the positives, and copies of them, of all pairs with its query (by id or text). What has
+    a positive's id is one, too, where few texts have it (`pool.TEXTS_OF_A_DOCUMENT`).
 
     Texts, vectors and what was found lie in files of `state`; in memory are some 60 bytes a pair and 30 a passage
     of the pool.
@@ -71,7 +73,8 @@ def filter_by_consistency(
         pool_passages, score_mean_kept and score_mean_rejected.
 
     Raises:
-        ValueError: k or pool_size is below 1, no pairs, a vector that is not finite, or none is kept.
+        ValueError: k or pool_size is below 1, no pairs, queries with too many known answers, a vector that is
+            not finite, or none is kept.
     """
     for name, value in (("k", k), ("pool_size", pool_size)):
         if value < 1:
@@ -80,6 +83,8 @@ def filter_by_consistency(
         raise ValueError("filter: there are no pairs to filter")
     pool = build_pool(pairs, documents, pool_size, seed, state / "pool-texts", rows_per_shard)
     scored = _index(pairs, pool)
+    links_U = pool.answers.count(scored.id_U) + pool.answers.count(scored.text_U)
+    check_links("filter", links_U, rows_per_shard)
 
     def encode(name: str, side: Side, texts: TableShards) -> Shards:
         return encode_shards(

@@ -20,6 +20,9 @@ from components.search.shards import TableShards, write_tables
 from components.storage import Folder
 
 DOCUMENTS_FILE = "documents.parquet"
+TEXTS_OF_A_DOCUMENT = 16
+"""An id under which more texts stand is that of a class, or of a long page with all its passages: of these one does not
+answer what another does."""
 
 
 class Links:
@@ -32,13 +35,22 @@ class Links:
     def __init__(self, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
         nothing = np.empty(0, dtype=np.int64)
         links = [np.concatenate([nothing, *(part[side] for part in parts)]) for side in (0, 1)]
-        key_L, self._row_L = np.unique(np.stack(links), axis=1)
-        self._keys = Lookup(key_L)
+        self._key_L, self._row_L = np.unique(np.stack(links), axis=1)
+        self._keys = Lookup(self._key_L)
+
+    def count(self, key_N: np.ndarray) -> np.ndarray:
+        """How many links each key has, int64 [N]."""
+        return self._keys.count(key_N)
 
     def find(self, key_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every link of every key: the key's number and the row, int64 [links] each."""
         which, places = self._keys.find(key_N)
         return which, self._row_L[places]
+
+    def of_few(self, most: int) -> "Links":
+        """Without the keys of more than `most` links."""
+        few_L = self._keys.count(self._key_L) <= most
+        return Links([(self._key_L[few_L], self._row_L[few_L])])
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def build_pool(
     if not len(digest_P):
         raise ValueError("filter: no pair has a positive")
     row_P = np.full(len(digest_P), -1, dtype=np.int64)
-    members = []
+    by_text, by_id = [], []
 
     def new_texts() -> Iterator[pa.Table]:
         numbered = 0
@@ -95,15 +107,16 @@ def build_pool(
             row_P[place_N[hits[new]]] = numbered + np.arange(len(new))
             numbered += len(new)
             row_H = row_P[place_N[hits]]
-            members.append((_digests([normalise(texts[hit]) for hit in hits], "text"), row_H))
-            members.append((_digests([ids[hit] for hit in hits], "id"), row_H))
+            by_text.append((_digests([normalise(texts[hit]) for hit in hits], "text"), row_H))
+            by_id.append((_digests([ids[hit] for hit in hits], "id"), row_H))
             yield pa.table({"text": pa.array([texts[hit] for hit in hits[new]], pa.string())})
 
     pieces = new_texts()
     written = write_tables(pieces, folder, rows_per_shard)
     for _ in pieces:
         pass  # an earlier attempt wrote the texts: what is known of them is gathered all the same
-    return Pool(seed, digest_P, row_P, written, Links(_answers(pairs, Links(members))))
+    members = (Links(by_text), Links(by_id).of_few(TEXTS_OF_A_DOCUMENT))
+    return Pool(seed, digest_P, row_P, written, Links(_answers(pairs, *members)))
 
 
 def query_keys(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -112,13 +125,13 @@ def query_keys(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return _digests(pairs["query_id"].to_pylist(), "query-id"), _digests(texts, "query")
 
 
-def _answers(pairs: Folder, members: Links) -> list[tuple[np.ndarray, np.ndarray]]:
+def _answers(pairs: Folder, by_text: Links, by_id: Links) -> list[tuple[np.ndarray, np.ndarray]]:
     """Which passages answer which query: the positives of all pairs, found by id and by text."""
     links = []
     for table in read_pairs(pairs, ROWS_AT_ONCE):
         texts = [normalise(text) for text in table["positive"].to_pylist()]
-        for keys in (_digests(texts, "text"), _digests(table["positive_id"].to_pylist(), "id")):
-            which, rows = members.find(keys)
+        ids = _digests(table["positive_id"].to_pylist(), "id")
+        for which, rows in (by_text.find(_digests(texts, "text")), by_id.find(ids)):
             links += [(query_key_N[which], rows) for query_key_N in query_keys(table)]
     return links
 

@@ -20,37 +20,39 @@ def judged_rows(
         queries: texts by id.
         judgements: query id, document id, score; relevant is what is above 0.
     """
-    queries_of: dict[str, list[str]] = defaultdict(list)
+    judged: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for query_id, document_id, score in judgements:
         if score > 0:
-            queries_of[document_id].append(query_id)
+            judged[document_id].append((query_id, score))
         else:
-            yield _row(query_id, queries.get(query_id), document_id, None, None, "not_relevant")
+            yield _row(query_id, queries.get(query_id), document_id, score, reason="not_relevant")
     for document in documents:
         document_id = document["document_id"]
-        for query_id in queries_of.pop(document_id, ()):
+        for query_id, score in judged.pop(document_id, ()):
             text = passage(document["title"], document["text"])
             query = queries.get(query_id)
             reason = "no_such_query" if query is None else None
-            yield _row(query_id, query, document_id, text, document["language"], reason)
-    for document_id, query_ids in queries_of.items():
-        for query_id in query_ids:
-            yield _row(query_id, queries.get(query_id), document_id, None, None, "no_such_document")
+            yield _row(query_id, query, document_id, score, text, document["language"], reason)
+    for document_id, of_document in judged.items():
+        for query_id, score in of_document:
+            yield _row(query_id, queries.get(query_id), document_id, score, reason="no_such_document")
 
 
 def _row(
     query_id: str,
     query: str | None,
     document_id: str,
-    positive: str | None,
-    language: str | None,
-    reason: str | None,
+    score: int,
+    positive: str | None = None,
+    language: str | None = None,
+    reason: str | None = None,
 ) -> Row:
     return {
         "query": query,
         "positive": positive,
         "query_id": query_id,
         "positive_id": document_id,
+        "score": float(score),
         "language": language,
         "reason": reason,
     }

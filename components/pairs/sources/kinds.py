@@ -10,9 +10,10 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from components.corpus.chunks import BOUNDARIES
 from components.corpus.schema import content_id
@@ -43,7 +44,9 @@ class Kind:
     sorted_by: tuple[str, ...] = ()
 
 
-def labelled(rows: Iterable[Row], *, min_score: float | None) -> Iterator[Row]:
+def labelled(
+    rows: Iterable[Row], *, min_score: Annotated[float, Field(allow_inf_nan=False)] | None
+) -> Iterator[Row]:
     """Pairs and triples that somebody labelled; with `min_score` those that are scored at least so high.
 
     Of several positives each is a pair, with the same negatives.
@@ -88,14 +91,13 @@ def same_text(rows: Iterable[Row]) -> Iterator[Row]:
         }
 
 
-def neighbours(rows: Iterable[Row], *, passage_characters: int) -> Iterator[Row]:
+def neighbours(rows: Iterable[Row], *, passage_characters: Annotated[int, Field(ge=1)]) -> Iterator[Row]:
     """Each passage of a text with the next one (cpt-text, arXiv 2201.10005, 3).
 
     The passages do not overlap. They hold at most so many characters and end where a paragraph, sentence,
-    line or word does. A text of one passage has no neighbours.
+    line or word does. A text of one passage has no neighbours. A passage has the id of the document that it stands
+    in, which answers the query too and is nothing to learn against.
     """
-    if passage_characters < 1:
-        raise ValueError(f"`passage_characters` must be at least 1; it is {passage_characters}")
     for row in rows:
         passages = _passages(row["text"] or "", passage_characters)
         if len(passages) < 2:
@@ -106,7 +108,12 @@ def neighbours(rows: Iterable[Row], *, passage_characters: int) -> Iterator[Row]
                 "language": row.get("language"),
             }
         for query, positive in itertools.pairwise(passages):
-            yield {"query": query, "positive": positive, "language": row.get("language")}
+            yield {
+                "query": query,
+                "positive": positive,
+                "positive_id": row.get("document_id"),
+                "language": row.get("language"),
+            }
 
 
 def _passages(text: str, longest: int) -> list[str]:
@@ -172,7 +179,11 @@ def two_sides(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def class_label(
-    rows: Iterable[Row], *, negatives: int, label_texts: Mapping[str, str] | None, seed: int
+    rows: Iterable[Row],
+    *,
+    negatives: Annotated[int, Field(ge=0)],
+    label_texts: Mapping[str, str] | None,
+    seed: int,
 ) -> Iterator[Row]:
     """A text with the words of its label; other labels are the negatives, drawn by the text and the seed.
 
@@ -264,7 +275,7 @@ KINDS: dict[str, Kind] = {
         options={"min_score": None},
     ),
     "title_body": Kind(title_body, {"title": ("title",), "text": _TEXT}, _ROW_OF_A_CORPUS),
-    "neighbours": Kind(neighbours, {"text": _TEXT}, _LANGUAGE, options={"passage_characters": 512}),
+    "neighbours": Kind(neighbours, {"text": _TEXT}, _ROW_OF_A_CORPUS, options={"passage_characters": 512}),
     "same_text": Kind(same_text, {"text": _TEXT}, _ROW_OF_A_CORPUS, task="similarity", equal_sides=True),
     "nli": Kind(
         nli,
@@ -335,10 +346,18 @@ def fill_options(name: str, kind: Kind, given: Mapping[str, Any]) -> dict[str, A
     """All options of a kind, those that are not given at their default.
 
     Raises:
-        ValueError: it has no such option.
+        ValueError: it has no such option, or the option is something else.
     """
     unknown = sorted(set(given) - set(kind.options))
     if unknown:
         there = ", ".join(kind.options) or "none"
         raise ValueError(f"kind {name} has no option {unknown[0]!r}; its options are: {there}")
+    types = get_type_hints(kind.rows, include_extras=True)
+    for option, value in given.items():
+        try:
+            TypeAdapter(types[option]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ValueError(
+                f"option `{option}` of kind {name} is {value!r}: {error.errors()[0]['msg']}"
+            ) from error
     return {**kind.options, **given}

@@ -17,6 +17,7 @@ from components.pairs.table import REJECTED, PairWriter
 
 _ORDER = "order"
 _ORDERED = pa.schema([*PAIRS, pa.field(_ORDER, pa.string(), nullable=False)])
+_NEGATIVES = ("negatives", "negative_ids")
 _ROWS_AT_ONCE = 4096
 
 
@@ -43,8 +44,9 @@ def write_pairs(
 
     The order is that of a seeded hash of the pair's id, so that a limit takes a sample which does not depend
     on the order of the input. Ids that a source does not give are hashes of the text. Turned away, beside what
-    the kind rules out: `empty` (a side without text), `query_is_positive`, `repeated` (a pair that is there
-    already), `over_limit`. A negative without text or with the words of the positive is left out.
+    the kind rules out: `empty` (a side without text), `query_is_positive`, `negative_ids_differ` (they are not as
+    many as the negatives), `repeated` (a pair that is there already, which takes over its negatives),
+    `over_limit`. A negative without text or with the words of the positive is left out.
 
     Args:
         limit: at most so many pairs; None: all.
@@ -52,25 +54,68 @@ def write_pairs(
     Returns: how many were written.
     """
     written = 0
-    previous: str | None = None
     with tempfile.TemporaryDirectory(prefix="pairs-") as scratch:
-        for table in sort_tables(_sound(found, kind, label, seed, writer), _ORDER, Path(scratch)):
+        ordered = sort_tables(_sound(found, kind, label, seed, writer), _ORDER, Path(scratch))
+        for table in _whole_groups(ordered):
+            table, again = _united(table.drop_columns(_ORDER))
             reasons: list[str | None] = []
-            for pair_id in table["pair_id"].to_pylist():
-                if pair_id == previous:
+            for repeated in again:
+                if repeated:
                     reasons.append("repeated")
                 elif limit is not None and written >= limit:
                     reasons.append("over_limit")
                 else:
                     reasons.append(None)
                     written += 1
-                previous = pair_id
             kept = pa.array([reason is None for reason in reasons], pa.bool_())
-            table = table.drop_columns(_ORDER)
             writer.keep(table.filter(kept))
             turned_away = table.filter(pc.invert(kept))
             writer.reject(turned_away, [reason for reason in reasons if reason is not None])
     return written
+
+
+def _whole_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, with equal pairs, which stand together, in one table."""
+    held: pa.Table | None = None
+    for table in tables:
+        if not table.num_rows:
+            continue
+        table = pa.concat_tables([held, table]) if held else table
+        last = pc.index(table["pair_id"], table["pair_id"][-1]).as_py()
+        if last:
+            yield table.slice(0, last)
+        held = table.slice(last)
+    if held is not None:
+        yield held
+
+
+def _united(table: pa.Table) -> tuple[pa.Table, list[bool]]:
+    """The first of equal pairs with the negatives of all, each once; and for every row whether it is a later one.
+
+    Triples have one negative a row: of a query and its positive there are as many rows as negatives.
+    """
+    pair_ids = table["pair_id"].to_pylist()
+    again = [False, *(pair_id == before for before, pair_id in itertools.pairwise(pair_ids))]
+    if not any(again):
+        return table, again
+    columns = [table[name].to_pylist() for name in _NEGATIVES]
+    first = 0
+    for row, repeated in enumerate(again):
+        first = first if repeated else row
+        if not repeated or not columns[0][row]:
+            continue
+        there = set(columns[0][first] or ())
+        more = [
+            each for each in zip(*(column[row] for column in columns), strict=True) if each[0] not in there
+        ]
+        for column, new in zip(columns, zip(*more, strict=True), strict=False):
+            column[first] = [*(column[first] or ()), *new]
+    for name, column in zip(_NEGATIVES, columns, strict=True):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.array(column, table.schema.field(name).type)
+        )
+    return table, again
 
 
 def _sound(
@@ -89,7 +134,8 @@ def _sound(
             else:
                 # The last keys make the order of equal pairs independent of the order of the input.
                 order = (content_id(str(seed), pair["pair_id"]), pair["positive_id"], pair["query_id"])
-                sound.append(pair | {_ORDER: "\x1f".join([*order, *(pair["negatives"] or [])])})
+                rest = (repr(pair["score"]), *(pair["negatives"] or ()))
+                sound.append(pair | {_ORDER: "\x1f".join([*order, *rest])})
         writer.reject(pa.Table.from_pylist(turned_away, schema=REJECTED.remove(len(PAIRS))), reasons)
         yield pa.Table.from_pylist(sound, schema=_ORDERED)
 
@@ -115,15 +161,18 @@ def _complete(row: Row, label: Label) -> Row:
 
 def _negatives(row: Row, positive: str) -> tuple[list[str] | None, list[str] | None]:
     """Texts and ids of the negatives that can be used; None where there are none."""
-    given: Any = row.get("negatives") or []
-    texts = [given] if isinstance(given, str) else given
-    ids = row.get("negative_ids") or [None] * len(texts)
+    texts, ids = (_listed(row.get(name)) for name in _NEGATIVES)
+    ids = ids if len(ids) == len(texts) else [None] * len(texts)
     usable = [
         (text, negative_id or content_id(text))
         for text, negative_id in zip(texts, ids, strict=True)
         if text and text.strip() and text.split() != positive.split()
     ]
     return ([text for text, _ in usable], [each for _, each in usable]) if usable else (None, None)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else value or []
 
 
 def _reason(row: Row, pair: Row, kind: Kind) -> str | None:
@@ -133,4 +182,6 @@ def _reason(row: Row, pair: Row, kind: Kind) -> str | None:
         return "empty"
     if not kind.equal_sides and pair["query"].split() == pair["positive"].split():
         return "query_is_positive"
+    if row.get("negative_ids") and len(_listed(row["negative_ids"])) != len(_listed(row.get("negatives"))):
+        return "negative_ids_differ"
     return None

@@ -53,7 +53,7 @@ def audit_of(candidates, rows=slice(None)):
         np.ones(count, dtype=bool),
         np.empty(0, np.float32),
         np.zeros(count, dtype=np.int64),
-        Counter({"near_copy": 3, "margin": 2, "veto": 1}),
+        Counter({"near_copy": 3, "margin": 2, "veto": 1, "dropped": 4}),
         NEGATIVES,
     )
     first = rows.start or 0
@@ -90,7 +90,7 @@ def test_the_audit_of_parts_is_the_audit_of_the_whole():
     for name, value in vars(whole).items():
         if name != "counts":
             np.testing.assert_array_equal(getattr(merged, name), value)
-    of_rules = [COUNTS.index(name) for name in ("near_copy", "margin", "veto")]
+    of_rules = [COUNTS.index(name) for name in ("near_copy", "margin", "veto", "dropped")]
     rest = [number for number in range(len(COUNTS)) if number not in of_rules]
     np.testing.assert_allclose(merged.counts[rest], whole.counts[rest])
 

@@ -14,6 +14,7 @@ from components.corpus.schema import PAIRS, conform, passage
 from components.model.embedder import Embedder
 from components.model.reranker import load_reranker
 from components.monitor import Silent
+from components.pairs import candidates, known
 from components.pairs.mining import mine_negatives
 from components.storage import Folder
 
@@ -338,6 +339,7 @@ def test_negatives_stay_until_the_model_has_outgrown_them(planted, model_directo
         assert same is stays
         assert len(after[key]["negative_ids"]) == (2 if stays else 3)
     assert numbers["rows_kept"] == 3
+    assert numbers["negatives_dropped"] == 2 * 2
     first_scores = second.read_table("negative_scores.parquet")["first_score"].to_pylist()
     embedder = Embedder.load(model_directory)
     for row, factor in ((0, 1), (1, None), (2, 1.1), (3, None), (4, 0.9)):
@@ -354,6 +356,33 @@ def test_negatives_that_the_model_still_finds_hard_stay(planted, model_directory
     assert {key: row["negative_ids"] for key, row in after.items()} == {
         key: row["negative_ids"] for key, row in before.items()
     }
+
+
+def test_negatives_that_are_mined_anew_are_counted_before_they_go(planted, model_directory, tmp_path):
+    first = Folder(str(tmp_path / "first"))
+    _, numbers = mine(planted, model_directory, first, negatives_per_query=2)
+    assert numbers["negatives_dropped"] == 0
+    _, again = mine((first, *planted[1:]), model_directory, Folder(str(tmp_path / "second")))
+    assert again["negatives_dropped"] == numbers["negatives"]
+
+
+def test_classes_too_large_to_know_all_answers_are_refused(planted, model_directory, tmp_path, monkeypatch):
+    folder, *_, pairs = planted
+    one_class = [row | {"query_id": "class", "positive_id": "class"} for row in pairs]
+    folder.write_table("pairs.parquet", conform(pa.Table.from_pylist(one_class), PAIRS))
+    mine(planted, model_directory, Folder(str(tmp_path / "all")))
+    monkeypatch.setattr(known, "MOST_LINKS", 20)
+    with pytest.raises(ValueError, match="mine: 4 queries have 31 known positives by id and by text, and 20"):
+        mine(planted, model_directory, Folder(str(tmp_path / "none")))
+
+
+def test_what_is_near_the_positives_does_not_depend_on_how_many_are_looked_at_at_once(
+    planted, model_directory, tmp_path, monkeypatch
+):
+    whole, audited = mine(planted, model_directory, Folder(str(tmp_path / "whole")), near_copy_words=0.2)
+    monkeypatch.setattr(candidates, "_NUMBERS_AT_ONCE", 64)
+    parts, again = mine(planted, model_directory, Folder(str(tmp_path / "parts")), near_copy_words=0.2)
+    assert (parts, again) == (whole, audited)
 
 
 def test_a_negative_that_has_become_a_known_positive_does_not_stay(planted, model_directory, tmp_path):

@@ -215,3 +215,34 @@ def test_what_is_known_of_one_answer_to_many_questions_grows_with_the_questions(
     which, rows = pool.answers.find(np.concatenate(query_keys(written.read_table("pairs.parquet"))))
     assert set(rows) == {0}
     assert len(which) == 2 * questions  # each by its id and by its text
+
+
+def test_a_class_of_many_texts_is_known_by_its_queries(model_directory, tmp_path, output, monitor):
+    """Each text of a class answers every other, whatever the number of texts under the id of the class."""
+    rows = [
+        pair(row, f"w{row}", f"w{row + 1}", query_id=f"class {row % 2}", positive_id=f"class {row % 2}")
+        for row in range(50)
+    ]
+    pairs = write_pairs(Folder(str(tmp_path / "class")), rows)
+    pool = [(row["positive_id"], row["positive"]) for row in rows]
+    expected = ranks(rows, pool, model_directory)
+    run(
+        filter_by_consistency,
+        pairs=pairs,
+        model=Folder(str(model_directory)),
+        k=5,
+        output=output,
+        monitor=monitor,
+    )
+    kept = outcome(output)[0]
+    assert kept.keys() == {key for key, rank in expected.items() if rank <= 5}
+    assert 0 < len(kept) < len(rows)
+
+
+def test_the_passages_of_a_long_page_do_not_all_answer_its_queries(tmp_path):
+    rows = [pair(row, f"query {row}", f"passage {row}", positive_id="page") for row in range(40)]
+    rows += [pair(row, f"query {row}", f"passage {row}", positive_id="short page") for row in range(40, 42)]
+    pairs = write_pairs(Folder(str(tmp_path / "pages")), rows)
+    pool = build_pool(pairs, None, 100, 0, Folder(str(tmp_path / "pool")), 100)
+    counts = pool.answers.count(query_keys(pairs.read_table("pairs.parquet"))[1])
+    assert counts.tolist() == [1] * 40 + [2] * 2

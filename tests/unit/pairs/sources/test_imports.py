@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from components.corpus.schema import PAIRS
 from components.monitor import Silent
+from components.pairs.sources import ordering, write
 from components.pairs.sources.imports import import_pairs
 from components.pairs.sources.kinds import KINDS
 from components.pairs.sources.outside import Source, check_source, source_digests
@@ -92,6 +93,35 @@ def test_labelled_triples_in_jsonl_and_parquet(tmp_path):
     )
 
 
+def test_the_negatives_of_triples_with_one_each_are_united(tmp_path, monkeypatch):
+    """As most data sets of triples are written; the rows of a pair may stand far from one another."""
+    rows = [
+        {"anchor": f"q{n % 7}", "positive": f"p{n % 7}", "negative": f"n{n}", "negative_ids": f"i{n}"}
+        for n in range(70)
+    ]
+    rows.append({"anchor": "q0", "positive": "p0", "negative": "n7", "negative_ids": "i7"})
+    path = written(tmp_path, rows)
+    whole, rejected, _ = imported(tmp_path, path, "labelled")
+    assert {row["query"]: set(row["negatives"]) for row in whole} == {
+        f"q{pair}": {f"n{number}" for number in range(70) if number % 7 == pair} for pair in range(7)
+    }
+    assert all([f"i{text[1:]}" for text in row["negatives"]] == row["negative_ids"] for row in whole)
+    assert Counter(row["reason"] for row in rejected) == {"repeated": 64}
+    monkeypatch.setattr(write, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(ordering, "PART_ROWS", 10)
+    assert imported(tmp_path, path, "labelled")[0] == whole
+
+
+def test_negative_ids_of_another_number_cost_their_row(tmp_path):
+    rows = [
+        {"query": "q", "positive": "p", "negatives": ["n", "m"], "negative_ids": ["i"]},
+        {"query": "q2", "positive": "p2", "negatives": "n", "negative_ids": "id of n"},
+    ]
+    found, rejected, _ = imported(tmp_path, written(tmp_path, rows), "labelled")
+    assert [(row["query"], row["negative_ids"]) for row in found] == [("q2", ["id of n"])]
+    assert [(row["query"], row["reason"]) for row in rejected] == [("q", "negative_ids_differ")]
+
+
 def test_of_several_positives_each_is_a_pair(tmp_path):
     """As FlagEmbedding writes its files."""
     rows = [
@@ -166,9 +196,12 @@ def test_answers_comments_and_translations_are_two_sides(tmp_path):
 def test_neighbours_are_passages_one_after_the_other(tmp_path):
     sentences = [f"This is sentence number {number} of a text." for number in range(30)]
     text = " ".join(sentences)
-    path = written(tmp_path, [{"text": text}, {"text": "Short."}, {"text": "x" * 250}, {"text": None}])
+    whole = [{"_id": "page", "text": text}, {"text": "Short."}, {"text": "x" * 250}, {"text": None}]
+    path = written(tmp_path, whole)
     found, rejected, _ = imported(tmp_path, path, "neighbours", options={"passage_characters": 100})
-    following = {row["query"]: row["positive"] for row in found if row["query"].startswith("This")}
+    of_the_page = [row for row in found if row["query"].startswith("This")]
+    following = {row["query"]: row["positive"] for row in of_the_page}
+    assert {row["positive_id"] for row in of_the_page} == {"page"}  # which is no negative of theirs
     start = next(iter(set(following) - set(following.values())))
     whole = [start]
     while whole[-1] in following:
@@ -281,7 +314,11 @@ def test_the_same_rows_in_any_order_give_the_same_pairs(kind, data, tmp_path):
         ),
         ("labelled", {}, r"has no column for query of kind labelled \(one of query, .*\); it has a, b: say in"),
         ("same_text", {"columns": {"text": "n"}}, r"table\.jsonl:1: `n` is int, it must be a string"),
-        ("neighbours", {"columns": {"text": "a"}, "options": {"passage_characters": 0}}, "must be at least 1"),
+        ("neighbours", {"options": {"passage_characters": 0}}, r"`passage_characters` of kind neighbours is 0: .*to 1"),
+        ("labelled", {"options": {"min_score": "0.5"}}, r"`min_score` of kind labelled is '0\.5': .*valid number"),
+        ("labelled", {"options": {"min_score": float("nan")}}, r"option `min_score` of kind labelled is nan: .*finite"),
+        ("class_label", {"options": {"negatives": -1}}, r"`negatives` of kind class_label is -1: .*or equal to 0"),
+        ("nli", {"options": {"labels": "entailment"}}, r"option `labels` of kind nli is 'entailment'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(tmp_path, kind, given, message):
@@ -306,13 +343,17 @@ def test_a_judgement_of_what_is_not_there_is_turned_away(tmp_path):
     (beir / "qrels").mkdir(parents=True)
     written(beir, [{"_id": "d1", "title": "T", "text": "one"}, {"_id": "d2", "text": "two"}], "corpus.jsonl")
     written(beir, [{"_id": "q1", "text": "which"}], "queries.jsonl")
-    judged = "q1\td1\t1\nq1\td2\t0\nq1\tgone\t1\nq9\td2\t2\n"
+    judged = "q1\td1\t2\nq1\td2\t0\nq1\tgone\t1\nq9\td2\t2\n"
     (beir / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
     found, rejected, _ = imported(tmp_path, beir, "labelled")
     assert [(r["query"], r["positive"], r["query_id"], r["positive_id"]) for r in found] == [
         ("which", "T one", "q1", "d1")
     ]
+    assert [row["score"] for row in found] == [2.0]
     assert {row["reason"] for row in rejected} == {"not_relevant", "no_such_document", "no_such_query"}
+    graded, rejected, _ = imported(tmp_path, beir, "labelled", options={"min_score": 2})
+    assert graded == found
+    assert {row["positive_id"]: row["reason"] for row in rejected}["gone"] == "no_such_document"
     with pytest.raises(ValueError, match=r"has no qrels/dev\.tsv; its splits are train"):
         imported(tmp_path, beir, "labelled", split="dev")
     assert source_digests(Source(str(beir), None, "train"), "labelled").keys() == {
