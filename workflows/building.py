@@ -42,7 +42,11 @@ FILTERS: dict[type, str] = {
 
 
 def inputs(
-    name: str, reads: Reads, made: Mapping[str, Step], models: Mapping[str, Step | Sub]
+    name: str,
+    reads: Reads,
+    made: Mapping[str, Step],
+    models: Mapping[str, Step | Sub],
+    rerankers: Mapping[str, Step | Sub],
 ) -> dict[str, Step | Sub]:
     """What a step of a recipe reads of the DAG so far. A model from outside is brought in for it."""
     found: Inputs = {f"added_{number:02}": made[added] for number, added in enumerate(reads.added)}
@@ -50,6 +54,10 @@ def inputs(
         found["pairs"] = made[reads.pairs]
     if reads.model:
         found["model"] = models.get(reads.model) or import_model(f"{name}-model", reads.model, {"spec": {}})
+    if reads.reranker:
+        found["reranker"] = rerankers.get(reads.reranker) or _import_writer(
+            f"{name}-reranker", reads.reranker
+        )
     return found
 
 
@@ -97,27 +105,27 @@ def pairs(name: str, asked: Any, profile: Profile, split: Step, inputs: Inputs) 
         case asks.Decontaminate():
             return decontaminate(name, asked, profile, **inputs, split=split)
         case asks.Mine():
-            veto = {"reranker": _import_writer(f"{name}-reranker", asked.reranker)} if asked.reranker else {}
             return _score(
                 name,
                 "components.pairs.mining:mine_negatives",
                 _config(asked, "reranker"),
-                {**inputs, **veto, "split": split},
+                {**inputs, "split": split},
                 profile,
             )
         case asks.RerankData():
-            teacher = {"teacher": _import_writer(f"{name}-teacher", asked.teacher)} if asked.teacher else {}
+            if "reranker" in inputs:
+                inputs["teacher"] = inputs.pop("reranker")
             return _score(
                 name,
                 "components.pairs.reranking:prepare_reranking",
                 _config(asked, "teacher"),
-                {**inputs, **teacher},
+                inputs,
                 profile,
             )
         case asks.FilterByConsistency():
             inputs["documents"] = split / "train"
         case asks.FilterByReranker():
-            inputs["model"] = _import_writer(f"{name}-reranker", asked.reranker)
+            inputs["model"] = inputs.pop("reranker")
         case asks.FilterByJudge():
             inputs["model"] = _import_writer(f"{name}-judge", asked.judge)
     config = _config(asked, "reranker", "judge")

@@ -147,7 +147,8 @@ def make(recipe: Recipe, profile: Profile) -> Made:
     rerankers: dict[str, tuple[TrainReranker, Step | Sub]] = {}
     reads = find_reads(recipe.steps)
     for name, asked in recipe.steps.items():
-        inputs = building.inputs(name, reads[name], made, models)
+        scorers = {trained: model for trained, (_, model) in rerankers.items()}
+        inputs = building.inputs(name, reads[name], made, models, scorers)
         match asked:
             case EmbeddingStage():
                 batches = building.plan_batches(f"{name}-batches", asked, profile, inputs["pairs"], base)

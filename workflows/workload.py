@@ -102,8 +102,10 @@ def workload(
                 found[name] = encoded(read and read * (query + passage) + pool, base, stored)
             case asks.FilterByReranker() | asks.FilterByJudge():
                 scorer = asked.reranker if isinstance(asked, asks.FilterByReranker) else asked.judge
+                trained = reads[scorer].checkpoints or scorer if scorer in recipe.steps else None
+                size = _size(recipe.steps[trained], base) if trained else model_size(scorer)
                 tokens = _times(read, min(asked.length or LONGEST, query + passage))
-                found[name] = encoded(tokens, model_size(scorer), stored)
+                found[name] = encoded(tokens, size, stored)
             case asks.Mine() if rows is not None and corpus is not None:
                 # Queries and all documents are encoded; every query is held against every document.
                 vectors = (rows + corpus) * DIMENSIONS * BYTES_PER_DIMENSION

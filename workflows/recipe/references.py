@@ -18,12 +18,14 @@ class Reads:
     Attributes:
         pairs: a step that leaves pairs. added: more of them.
         model: a step that leaves a model, `base`, or a model from outside (its name has a slash).
+        reranker: a step that leaves a reranker, or one from outside.
         checkpoints: a training step.
     """
 
     pairs: str | None = None
     added: tuple[str, ...] = ()
     model: str | None = None
+    reranker: str | None = None
     checkpoints: str | None = None
 
 
@@ -47,7 +49,7 @@ def find_reads(steps: Mapping[str, Any]) -> dict[str, Reads]:
     found: dict[str, Reads] = {}
     earlier: dict[str, Any] = {}
     for name, step in steps.items():
-        found[name] = _reads(name, step, earlier, embedders(earlier, found))
+        found[name] = _reads(name, step, earlier, embedders(earlier, found), rerankers(earlier, found))
         earlier[name] = step
     read = {each for reads in found.values() for each in (reads.pairs, *reads.added) if each}
     for name, step in steps.items():
@@ -56,7 +58,7 @@ def find_reads(steps: Mapping[str, Any]) -> dict[str, Reads]:
                 ("steps", name),
                 f"no step reads the pairs of `{name}`; name it in `pairs` or `add` of a later one, or take it out",
             )
-    if not embedders(steps, found) and not any(isinstance(step, TrainReranker) for step in steps.values()):
+    if not embedders(steps, found) and not rerankers(steps, found):
         raise MisplacedNameError(
             ("steps",), "no step leaves a model; add one that says `do: train` or `do: train-reranker`"
         )
@@ -65,15 +67,26 @@ def find_reads(steps: Mapping[str, Any]) -> dict[str, Reads]:
 
 def embedders(steps: Mapping[str, Any], reads: Mapping[str, Reads]) -> list[str]:
     """The steps that leave an embedding model: training, and the merge of such a training."""
+    return _leave(EmbeddingStage, steps, reads)
+
+
+def rerankers(steps: Mapping[str, Any], reads: Mapping[str, Reads]) -> list[str]:
+    """The steps that leave a reranker, likewise."""
+    return _leave(TrainReranker, steps, reads)
+
+
+def _leave(stage: type[Stage], steps: Mapping[str, Any], reads: Mapping[str, Reads]) -> list[str]:
     return [
         name
         for name, step in steps.items()
-        if isinstance(step, EmbeddingStage)
-        or (isinstance(step, Merge) and isinstance(steps[reads[name].checkpoints or ""], EmbeddingStage))
+        if isinstance(step, stage)
+        or (isinstance(step, Merge) and isinstance(steps[reads[name].checkpoints or ""], stage))
     ]
 
 
-def _reads(name: str, step: Any, earlier: Mapping[str, Any], models: list[str]) -> Reads:
+def _reads(
+    name: str, step: Any, earlier: Mapping[str, Any], models: list[str], trained_rerankers: list[str]
+) -> Reads:
     pairs = [other for other, each in earlier.items() if isinstance(each, LEAVE_PAIRS)]
     models = [BASE, *models]
 
@@ -97,10 +110,14 @@ def _reads(name: str, step: Any, earlier: Mapping[str, Any], models: list[str]) 
         keep = [other for other, each in earlier.items() if isinstance(each, Stage) and each.checkpoints]
         return Reads(checkpoints=choose("checkpoints", step.checkpoints, keep, "checkpoints"))
     fields = type(step).model_fields
-    model = None
-    if "model" in fields:
-        outside = step.model is not None and "/" in step.model
-        model = step.model if outside else choose("model", step.model, models, "model")
+
+    def choose_model(field: str, candidates: list[str], what: str) -> str:
+        named: str | None = getattr(step, field)
+        return named if named is not None and "/" in named else choose(field, named, candidates, what)
+
+    scorer = next((field for field in ("reranker", "teacher") if getattr(step, field, None)), None)
     return Reads(
-        pairs=choose("pairs", step.pairs, pairs, "pairs") if "pairs" in fields else None, model=model
+        pairs=choose("pairs", step.pairs, pairs, "pairs") if "pairs" in fields else None,
+        model=choose_model("model", models, "model") if "model" in fields else None,
+        reranker=choose_model(scorer, trained_rerankers, "reranker") if scorer else None,
     )

@@ -184,8 +184,8 @@ class FilterByReranker(_Cut):
     """Pairs are kept that a reranker scores high enough."""
 
     do: Literal["filter-by-reranker"]
-    reranker: ModelName
-    """A causal language model under the published yes/no prompt, or a cross-encoder."""
+    reranker: StepOrModel
+    """A causal language model under the published yes/no prompt, or a cross-encoder; or an earlier step's."""
     length: Count | None = None
     """Tokens of query and document together; null: what the reranker reads, at most 8,192."""
     precision: Precision = "float32"
@@ -244,8 +244,9 @@ class Mine(Section):
     """So is one whose cosine with a known positive reaches this."""
     sampling: Literal["top", "random", "spread"] = "top"
     """Of the window: the highest ranks, a sample, or ranks at even distances."""
-    reranker: ModelName | None = None
-    """Has a veto: a negative also scores below `veto_margin` of what it gives the positive."""
+    reranker: StepOrModel | None = None
+    """An earlier step, or a model from outside. Has a veto: a negative also scores below `veto_margin` of what it gives
+    the positive."""
     veto_margin: Share = 0.95
     """Of the reranker's score of the positive."""
     replace: Literal["all", "outgrown"] = "all"
@@ -281,8 +282,8 @@ class RerankData(Section):
     """The first so many negatives of a pair, 1 for as many labels of yes as of no; null: all of them."""
     keep_without_negatives: bool = True
     """Pairs that have no negative teach yes alone."""
-    teacher: ModelName | None = None
-    """A reranker whose scores are learnt from, for `objective: {loss: distillation}`."""
+    teacher: StepOrModel | None = None
+    """A reranker, of an earlier step or from outside, whose scores `objective: {loss: distillation}` learns from."""
     precision: Precision = "float32"
     """Of the teacher's computation."""
 
