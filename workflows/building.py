@@ -391,6 +391,8 @@ def _import_pairs(name: str, asked: asks.Import) -> Step:
 def _synthesise(
     name: str, asked: asks.Synthesise | asks.SynthesiseAtEndpoint, profile: Profile, split: Step
 ) -> Step:
+    prompts.load_prompts(asked.prompts).check_draws(asked.draws)
+    prompts.load_personas(asked.personas)
     files = {"prompts": asked.prompts, "personas": asked.personas}
     execution: dict[str, Any] = {
         **files,

@@ -24,6 +24,7 @@ ROWS = "rows"
 FORGET = "forget-failures"
 ID = "document_id"
 WRITE_EVERY = 1.0  # seconds
+FILES_UNITED = 64  # a file a second is 36,000 in ten hours, which no reader opens gladly
 
 _REQUEST = [
     pa.field(ID, pa.string(), nullable=False),
@@ -69,6 +70,7 @@ class AnswerLog:
         self._state = state
         self._rows: list[dict[str, Any]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._files: list[str] = []
 
     async def keep(self, row: dict[str, Any]) -> None:
         """Returns once the row, of ANSWERS, would survive the process."""
@@ -80,7 +82,11 @@ class AnswerLog:
     async def _write_soon(self) -> None:
         await asyncio.sleep(WRITE_EVERY)
         rows, self._rows, self._writing = self._rows, [], None
-        await asyncio.to_thread(_write, self._state, pa.Table.from_pylist(rows, schema=ANSWERS))
+        table = pa.Table.from_pylist(rows, schema=ANSWERS)
+        self._files.append(await asyncio.to_thread(_write, self._state, table))
+        if len(self._files) == FILES_UNITED:
+            files, self._files = self._files, []
+            await asyncio.to_thread(_unite, self._state, files)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,16 @@ def id_digest(row_id: str) -> np.uint64:
 
 def read_finished(state: Folder) -> Finished:
     """The ids of all finished rows."""
-    paths = answer_paths(state)
+    for tries_left in reversed(range(10)):
+        try:
+            return _read_finished(answer_paths(state), state)
+        except FileNotFoundError:  # another writer has just united its files
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _read_finished(paths: list[str], state: Folder) -> Finished:
     if not paths:
         return Finished(np.zeros(0, dtype=np.uint64), 0)
     digests, failed = [], set()
@@ -137,7 +152,7 @@ def forget_failures(state: Folder) -> None:
         if good.num_rows == rows.num_rows:
             continue
         if good.num_rows:
-            _write(state, good)  # a crash before the next line leaves rows that stand twice; readers take one
+            _write(state, good)  # as in _unite
         state.delete(name)
     state.delete(FORGET)
 
@@ -165,8 +180,18 @@ def answer(request: dict[str, Any], **written: Any) -> dict[str, Any]:
     return {name: row[name] for name in ANSWERS.names}
 
 
-def _write(state: Folder, rows: pa.Table) -> None:
+def _unite(state: Folder, files: list[str]) -> None:
+    """A crash in between leaves rows that stand twice; readers take one."""
+    _write(state, pa.concat_tables([state.read_table(name) for name in files]))
+    for name in files:
+        state.delete(name)
+
+
+def _write(state: Folder, rows: pa.Table) -> str:
+    """Returns the name of the file."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink)
     # Whole or not at all: a process may die here.
-    state.write(f"{ROWS}/{uuid.uuid4().hex}.parquet", sink.getvalue().to_pybytes())
+    name = f"{ROWS}/{uuid.uuid4().hex}.parquet"
+    state.write(name, sink.getvalue().to_pybytes())
+    return name

@@ -190,7 +190,8 @@ def _prepare(split: Folder, settings: Settings, llm: str) -> _Task:
                 f"{field}: the file {path or 'of the project'} has changed since the plan was made "
                 f"(version {planned} then, {found} now); submit again"
             )
-    draws = check_draws(settings.draws, prompts)
+    draws = _read_draws(settings.draws)
+    prompts.check_draws(draws)
     documents, languages = _survey(split)
     rates = keep_rates(languages, draws.corpus_languages)
     _check_languages(languages, rates, draws, prompts)
@@ -212,28 +213,14 @@ def _check_languages(
         )
 
 
-def check_draws(draws: Mapping[str, Any], prompts: Prompts) -> Draws:
-    """The distributions, all of whose names the prompt file knows. Raises ValueError for the first mistake."""
+def _read_draws(draws: Mapping[str, Any]) -> Draws:
+    """Raises ValueError for the first mistake."""
     try:
-        asked = Draws.model_validate(draws)
+        return Draws.model_validate(draws)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(["draws", *map(str, first["loc"])])
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
-    for code in (*(asked.query_languages or ()), *(asked.translation_languages or ())):
-        prompts.check_language(code)
-    named: dict[str, Mapping[str, Any]] = {
-        "question_types": prompts.retrieval.question_types,
-        "difficulties": prompts.retrieval.difficulties,
-        "aspects": prompts.classification.aspects,
-    }
-    for field, known in named.items():
-        unknown = sorted(set(getattr(asked, field) or ()) - set(known))
-        if unknown:
-            raise ValueError(
-                f"draws.{field} names {unknown[0]!r}; the prompt file describes {', '.join(known)}"
-            )
-    return asked
 
 
 def _run(

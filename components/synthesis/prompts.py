@@ -6,7 +6,7 @@ Import-light: the plan reads `prompt_version` and `personas_version` from here.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Formatter
 from typing import Annotated, Any, TypeVar
@@ -14,6 +14,8 @@ from typing import Annotated, Any, TypeVar
 import fsspec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.synthesis.draws import Draws
 
 CANDIDATES = 5  # personas offered to the configuration call, as in the paper
 OTHER_LABELS = 3  # wrong labels a classification has
@@ -369,13 +371,23 @@ class Prompts(_Strict):
             _check_known("language", code, self.languages)
         return self
 
-    def check_language(self, code: str) -> None:
-        """Raises ValueError if the prompt file has no name for the language."""
-        if code not in self.languages:
-            known = ", ".join(self.languages)
-            raise ValueError(
-                f"the prompt file names no language {code!r} in `languages`; it has {known}"
-            ) from None
+    def check_draws(self, draws: Draws) -> None:
+        """Raises ValueError if something that may be drawn has no name or description here."""
+        for code in (*(draws.query_languages or ()), *(draws.translation_languages or ())):
+            if code not in self.languages:
+                known = ", ".join(self.languages)
+                raise ValueError(f"the prompt file names no language {code!r} in `languages`; it has {known}")
+        described: dict[str, Mapping[str, Any]] = {
+            "question_types": self.retrieval.question_types,
+            "difficulties": self.retrieval.difficulties,
+            "aspects": self.classification.aspects,
+        }
+        for field, there in described.items():
+            unknown = sorted(set(getattr(draws, field) or ()) - set(there))
+            if unknown:
+                raise ValueError(
+                    f"draws.{field} names {unknown[0]!r}; the prompt file describes {', '.join(there)}"
+                )
 
 
 def role_of(character: str) -> str:

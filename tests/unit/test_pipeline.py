@@ -127,6 +127,18 @@ def test_a_recipe_of_a_reranker_alone_registers_no_embedding_model(recipe, tmp_p
     assert steps["register-reranker"].inputs["evaluation"] is steps["rerank-base-by-reranker"]
 
 
+def test_what_a_prompt_file_does_not_describe_is_refused_with_the_plan(recipe, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    named = "temperature: 0.9, draws: {question_types: {riddle: 1}}"
+    path.write_text(EVERYTHING.replace("temperature: 0.9", named))
+    with pytest.raises(ValueError, match="names 'riddle'; the prompt file describes"):
+        pipeline(load(str(path)), PROFILE)
+    (tmp_path / "personas.txt").write_text("A cook\n")
+    path.write_text(EVERYTHING.replace("temperature: 0.9", "personas: personas.txt"))
+    with pytest.raises(ValueError, match="holds 1 personas; it needs at least 5"):
+        pipeline(load(str(path)), PROFILE)
+
+
 RERANKER_ALONE = """\
 name: alone
 documents: {sources: [docs.jsonl]}

@@ -89,9 +89,13 @@ def build_pool(
     Raises:
         ValueError: no pair has a positive.
     """
-    digest_P = np.empty(0, np.int64)
+    digest_P, more, waiting = np.empty(0, np.int64), [], 0
     for texts, _ in _passages(pairs, documents):
-        digest_P = np.unique(np.concatenate([digest_P, _digests(texts, str(seed))]))[:size]
+        more.append(_digests(texts, str(seed)))
+        waiting += len(texts)
+        if waiting >= size:
+            digest_P, more, waiting = np.unique(np.concatenate([digest_P, *more]))[:size], [], 0
+    digest_P = np.unique(np.concatenate([digest_P, *more]))[:size]
     if not len(digest_P):
         raise ValueError("filter: no pair has a positive")
     row_P = np.full(len(digest_P), -1, dtype=np.int64)

@@ -201,16 +201,18 @@ def class_label(
             raise ValueError(f"`label_texts` lacks {len(missing)} labels, the first is {missing[0]!r}")
         words |= {label: label_texts[label] for label in words if label}
     labels = [label for label in words if label]
+    place_of = {label: place for place, label in enumerate(labels)}
     for row in rows:
         label = row["label"] or ""
-        others = [other for other in labels if other != label]
+        own = place_of.get(label, len(labels))
+        others = len(labels) - (label in place_of)
         generator = np.random.default_rng([seed, *content_id(row["text"] or "", label).encode()])
-        drawn = generator.choice(len(others), min(negatives, len(others)), replace=False)
+        drawn = generator.choice(others, min(negatives, others), replace=False)
         yield {
             "query": row["text"],
             "positive": words[label],
             "query_id": _class_id(label),
-            "negatives": [words[others[place]] for place in drawn],
+            "negatives": [words[labels[place + (place >= own)]] for place in drawn],
             "language": row.get("language"),
             "reason": None if label else "no_label",
         }

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from components.storage import Folder
+from components.synthesis import answers
 from components.synthesis.answers import (
     ANSWERS,
     ROWS,
@@ -54,6 +55,32 @@ def test_a_row_is_on_the_disk_when_keep_returns_and_a_second_makes_one_file(stat
 
     asyncio.run(keep_all())
     assert len(state.names(f"{ROWS}/*")) == 2
+
+
+def test_the_files_of_a_long_writing_are_united(state: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(answers, "WRITE_EVERY", 0.01)
+    monkeypatch.setattr(answers, "FILES_UNITED", 4)
+
+    async def keep_all() -> None:
+        log = AnswerLog(state)
+        for number in range(10):
+            await log.keep(answer(f"row {number}"))
+
+    asyncio.run(keep_all())
+    assert len(state.names(f"{ROWS}/*")) == 2 + 2
+    assert ids(state) == [f"row {number}" for number in range(10)]
+
+
+def test_files_that_are_united_while_they_are_read_cost_no_row(
+    state: Folder, monkeypatch: pytest.MonkeyPatch
+):
+    record(state, "a", [answer("row 1")])
+    stale = answers.answer_paths(state)
+    record(state, "b", [answer("row 1"), answer("row 2")])
+    state.delete(f"{ROWS}/a.parquet")
+    listed = iter([stale, answers.answer_paths(state)])
+    monkeypatch.setattr(answers, "answer_paths", lambda state: next(listed))
+    assert len(read_finished(state).digests_N) == 2
 
 
 def test_whoever_keeps_a_row_learns_that_the_disk_refused_it(tmp_path: Path):

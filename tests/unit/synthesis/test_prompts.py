@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from components.synthesis.draws import Draws
 from components.synthesis.prompts import (
     Configuration,
     Message,
@@ -195,6 +196,6 @@ def test_files_that_are_missing_broken_or_too_small_are_refused(tmp_path: Path):
 
 
 def test_a_language_without_a_name_is_refused():
-    PROMPTS.check_language("zh")
-    with pytest.raises(ValueError, match="'xx'"):
-        PROMPTS.check_language("xx")
+    PROMPTS.check_draws(Draws(query_languages={"zh": 1.0}))
+    with pytest.raises(ValueError, match="names no language 'xx'"):
+        PROMPTS.check_draws(Draws(query_languages={"xx": 1.0}))
