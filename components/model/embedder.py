@@ -132,8 +132,19 @@ class Embedder(nn.Module):
             instruction: in place of the spec's own.
             length: in place of the spec's length for the side (a training stage may be shorter).
         """
-        prefix = self.spec.prefix(side, instruction)
-        return self._frame(side, [prefix] * len(texts), texts, length or self.spec.length(side))
+        return self.tokenize_each(texts, side, [instruction] * len(texts), length)
+
+    def tokenize_each(
+        self,
+        texts: Sequence[str],
+        side: Side,
+        instructions: Sequence[str | None],
+        length: int | None = None,
+    ) -> list[list[int]]:
+        """As `tokenize`, each text with an instruction of its own."""
+        prefix_of = {told: self.spec.prefix(side, told) for told in set(instructions)}
+        prefixes = [prefix_of[told] for told in instructions]
+        return self._frame(side, prefixes, texts, length or self.spec.length(side))
 
     def pad(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         """`input_ids_BT` and `attention_mask_BT`: int64, on the model's device, padded on the spec's side."""

@@ -3,10 +3,10 @@
 A row stays a row of the pair table: one document with the label yes, and as many with no as it has negatives.
 """
 
-import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 
 from components.corpus.digests import digests
 from components.corpus.schema import PAIRS
-from components.corpus.tables import Piece, TableWriter, pieces_of, read_batches, read_piece
+from components.corpus.tables import TableWriter, pieces_of, read_batches, read_piece
 from components.model.embedder import Precision
 from components.model.inference import inference_reranker
 from components.monitor import Monitor
 from components.pairs.filters.scores import check_numbers, empty_side
+from components.pairs.piecewise import compute_pieces
 from components.pairs.table import PAIRS_FILE, REJECTED, REJECTED_FILE, read_pairs
-from components.search.workers import Workers, over_shards
+from components.search.workers import Workers
 from components.storage import Folder
 
 RERANKING = pa.schema([*PAIRS, pa.field("teacher_scores", pa.list_(pa.float32()))])
@@ -250,21 +251,11 @@ def _add_teacher_scores(
     output: Folder,
     monitor: Monitor,
 ) -> None:
-    pieces, scores = pieces_of(cleaned, PAIRS_FILE), state / "teacher-scores"
-    there = set(scores.names("*.npy"))
-    missing = [piece.number for piece in pieces if _name(piece.number) not in there]
-    settings = {
-        "pieces": pieces, "teacher": teacher, "precision": precision,
-        "tokens_per_batch": tokens_per_batch, "scores": scores,
-    }  # fmt: skip
-    total = sum(piece.rows for piece in pieces)
-    done = total - sum(pieces[number].rows for number in missing)
-    for number in over_shards(_Teacher, settings, missing, workers) if missing else ():
-        done += pieces[number].rows
-        monitor.progress(done, total, "pairs")
+    pieces = pieces_of(cleaned, PAIRS_FILE)
+    load = partial(_load_teacher, teacher, precision, tokens_per_batch)
+    logits = compute_pieces(pieces, load, state / "teacher-scores", monitor, workers)
     with TableWriter(output, PAIRS_FILE, RERANKING) as rows:
-        for piece in pieces:
-            logit_N = np.load(io.BytesIO(scores.read(_name(piece.number))))
+        for piece, logit_N in zip(pieces, logits, strict=True):
             for table in read_piece(piece):
                 offsets = _document_offsets(table)
                 column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(logit_N[: offsets[-1]]))
@@ -273,34 +264,20 @@ def _add_teacher_scores(
                 rows.write(table.set_column(at, RERANKING.field("teacher_scores"), column).cast(RERANKING))
 
 
-class _Teacher:
-    """One teacher in one process."""
+def _load_teacher(
+    teacher: Folder, precision: Precision, tokens_per_batch: int, device: str
+) -> Callable[[pa.Table], np.ndarray]:
+    with teacher.local() as directory:
+        reranker = inference_reranker(directory, precision, device)
 
-    def __init__(
-        self,
-        pieces: list[Piece],
-        teacher: Folder,
-        precision: Precision,
-        tokens_per_batch: int,
-        scores: Folder,
-        device: str,
-    ) -> None:
-        self._pieces, self._scores, self._tokens_per_batch = pieces, scores, tokens_per_batch
-        with teacher.local() as directory:
-            self._reranker = inference_reranker(directory, precision, device)
-
-    def __call__(self, number: int) -> None:
-        logit_N = np.concatenate([self._of(table) for table in read_piece(self._pieces[number])])
-        data = io.BytesIO()
-        np.save(data, logit_N.astype(np.float32))
-        self._scores.write(_name(number), data.getvalue())
-
-    def _of(self, table: pa.Table) -> np.ndarray:
+    def logits(table: pa.Table) -> np.ndarray:
         queries, documents, instructions = (list(each) for each in zip(*_documents(table), strict=True))
-        score_N = self._reranker.score(queries, documents, instructions, self._tokens_per_batch)
-        score_N = check_numbers(score_N, queries, "rerank-data: the teacher").astype(np.float64)
-        score_N = np.clip(score_N, _LEAST, 1 - _LEAST)
-        return np.log(score_N) - np.log1p(-score_N)
+        score_D = reranker.score(queries, documents, instructions, tokens_per_batch)
+        score_D = check_numbers(score_D, queries, "rerank-data: the teacher").astype(np.float64)
+        score_D = np.clip(score_D, _LEAST, 1 - _LEAST)
+        return (np.log(score_D) - np.log1p(-score_D)).astype(np.float32)
+
+    return logits
 
 
 def _documents(table: pa.Table) -> Iterator[tuple[str, str, str | None]]:
@@ -313,7 +290,3 @@ def _document_offsets(table: pa.Table) -> np.ndarray:
     """int32 [N + 1]: where the documents of a row begin, its positive among them."""
     count_N = 1 + pc.fill_null(pc.list_value_length(table["negatives"]), 0).to_numpy()
     return np.concatenate([[0], np.cumsum(count_N)]).astype(np.int32)
-
-
-def _name(number: int) -> str:
-    return f"{number:06d}.npy"

@@ -57,10 +57,10 @@ class PairWriter:
         rejected: rows turned away, by reason.
     """
 
-    def __init__(self, output: Folder, rejected_file: str = REJECTED_FILE) -> None:
+    def __init__(self, output: Folder) -> None:
         self._stack = ExitStack()
         self._pairs = TableWriter(output, PAIRS_FILE, PAIRS)
-        self._turned_away = TableWriter(output, rejected_file, REJECTED)
+        self._turned_away = TableWriter(output, REJECTED_FILE, REJECTED)
         self.rejected: Counter[str] = Counter()
 
     def __enter__(self) -> "PairWriter":

@@ -100,12 +100,7 @@ class _Encoder:
         table = self._texts.read(shard)
         texts = table["text"].to_pylist()
         instructions = table["instruction"].to_pylist() if self._side == "query" else [None] * len(texts)
-        token_ids: list[list[int]] = [[]] * len(texts)
-        for instruction in dict.fromkeys(instructions):
-            mine = [row for row, own in enumerate(instructions) if own == instruction]
-            tokens = self._embedder.tokenize([texts[row] for row in mine], self._side, instruction)
-            for row, ids in zip(mine, tokens, strict=True):
-                token_ids[row] = ids
+        token_ids = self._embedder.tokenize_each(texts, self._side, instructions)
         told = _OfAll(self._monitor, self._done, self._texts.rows)
         vector_ND = self._embedder.encode_tokens(token_ids, self._tokens_per_batch, told)
         self._done += len(texts)
@@ -116,5 +111,10 @@ class _Encoder:
                 f"the model gives {int((~finite_N).sum())} of {len(texts)} texts a vector that is not finite, "
                 f"the first is {worst[:80]!r}; its weights are damaged or the precision is too low"
             )
-        norm_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)  # not every model normalises
-        self._vectors.write(shard, vector_ND / np.maximum(norm_N1, 1e-12))
+        self._vectors.write(shard, of_unit_length(vector_ND))
+
+
+def of_unit_length(vector_ND: np.ndarray) -> np.ndarray:
+    """Length 1, also where the model's own vectors are not normalised."""
+    norm_N1 = np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    return vector_ND / np.maximum(norm_N1, 1e-12)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from ray.data import Dataset
 
 from components.corpus.schema import PAIRS, content_id
+from components.corpus.tables import TableWriter
 from components.corpus.words import words
+from components.pairs.table import PAIRS_FILE, REJECTED_FILE
 from components.storage import Folder
 from components.synthesis.answers import ANSWERS, ID, answer_paths, arrow_filesystem
 from components.synthesis.prompts import Prompts
@@ -22,8 +23,6 @@ from components.synthesis.validate import Judge
 from components.synthesis.written import read_texts
 
 ORIGIN = "synthetic"
-PAIRS_FILE = "pairs.parquet"
-REJECTED_FILE = "rejected/rejected.parquet"
 
 _JUDGED = pa.schema([*ANSWERS, pa.field("reason", pa.string()), pa.field("query_digest", pa.uint64())])
 _REJECTED = pa.schema([*ANSWERS, pa.field("reason", pa.string(), nullable=False)])
@@ -73,10 +72,8 @@ def collect(
     tokens: Counter[str] = Counter()
     start = 0
     with (
-        output.open(PAIRS_FILE, "wb") as pairs_sink,
-        pq.ParquetWriter(pairs_sink, PAIRS) as pairs,
-        output.open(REJECTED_FILE, "wb") as rejected_sink,
-        pq.ParquetWriter(rejected_sink, _REJECTED) as rejected,
+        TableWriter(output, PAIRS_FILE, PAIRS) as pairs,
+        TableWriter(output, REJECTED_FILE, _REJECTED) as rejected,
     ):
         for block in _blocks(judged):
             kept: list[dict[str, Any]] = []
@@ -94,8 +91,8 @@ def collect(
                     families[row["family"]] += 1
                     kept.append(_pair(row, prompts, provenance))
             start += block.num_rows
-            pairs.write_table(pa.Table.from_pylist(kept, schema=PAIRS))
-            rejected.write_table(pa.Table.from_pylist(turned_away, schema=_REJECTED))
+            pairs.write(pa.Table.from_pylist(kept, schema=PAIRS))
+            rejected.write(pa.Table.from_pylist(turned_away, schema=_REJECTED))
     return Collected(families, reasons, tokens["input_tokens"], tokens["output_tokens"])
 
 

@@ -24,6 +24,7 @@ from ray.exceptions import RayActorError
 
 from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
+from components.pairs.table import REJECTED_FILE
 from components.ray_data import data_context
 from components.storage import Folder
 from components.synthesis.answers import (
@@ -34,7 +35,7 @@ from components.synthesis.answers import (
     id_digest,
     read_finished,
 )
-from components.synthesis.collect import REJECTED_FILE, Provenance, collect
+from components.synthesis.collect import Provenance, collect
 from components.synthesis.draws import Draws, is_kept, keep_rates
 from components.synthesis.endpoint import Endpoint, ask_endpoint
 from components.synthesis.ledger import end_engines, new_ledger, read_book, watched

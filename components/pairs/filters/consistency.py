@@ -11,8 +11,9 @@ from components.model.spec import Side
 from components.monitor import Monitor
 from components.pairs.filters.outcome import write_outcome
 from components.pairs.filters.pool import Pool, build_pool, query_keys
-from components.pairs.filters.scores import ROWS_AT_ONCE, empty_side
+from components.pairs.filters.scores import empty_side
 from components.pairs.known import check_links
+from components.pairs.piecewise import ROWS_AT_ONCE
 from components.pairs.table import count_pairs, read_pairs
 from components.pairs.vectors import cosines
 from components.search.encoding import encode_shards

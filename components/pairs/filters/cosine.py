@@ -1,17 +1,19 @@
 """Turn away pairs whose query and positive are far apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from components.model.embedder import Precision
+from components.model.embedder import Embedder, Precision
 from components.model.inference import inference_embedder
+from components.model.spec import Side
 from components.monitor import Monitor, Silent
 from components.pairs.filters.outcome import write_cut
 from components.pairs.filters.scores import Cut, score_pairs
-from components.pairs.vectors import cosines, encode_documents, encode_queries
+from components.pairs.vectors import cosines
+from components.search.encoding import of_unit_length
 from components.search.workers import Workers
 from components.storage import Folder
 
@@ -65,10 +67,27 @@ def _load(
         embedder = inference_embedder(directory, precision, device)
 
     def score(pairs: pa.Table) -> np.ndarray:
-        queries, instructions = pairs["query"].to_pylist(), pairs["instruction"].to_pylist()
-        query_UD, query_row_N = encode_queries(embedder, queries, instructions, tokens_per_batch, Silent())
-        positives = pairs["positive"].to_pylist()
-        positive_VD, row_of = encode_documents(embedder, positives, tokens_per_batch, Silent())
-        return cosines(query_UD[query_row_N], positive_VD[[row_of[text] for text in positives]])
+        queries, instructions, positives = (
+            pairs[name].to_pylist() for name in ("query", "instruction", "positive")
+        )
+        query_ND = _encode(embedder, queries, "query", instructions, tokens_per_batch)
+        positive_ND = _encode(embedder, positives, "document", [None] * len(positives), tokens_per_batch)
+        return cosines(query_ND, positive_ND)
 
     return score
+
+
+def _encode(
+    embedder: Embedder,
+    texts: Sequence[str],
+    side: Side,
+    instructions: Sequence[str | None],
+    tokens_per_batch: int,
+) -> np.ndarray:
+    """Unit vectors float32 [N, D]; of equal texts one is encoded."""
+    keys = list(zip(texts, instructions, strict=True))
+    place_of = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    unique_texts, unique_instructions = zip(*place_of, strict=True)
+    token_ids = embedder.tokenize_each(unique_texts, side, unique_instructions)
+    vector_UD = of_unit_length(embedder.encode_tokens(token_ids, tokens_per_batch, Silent()))
+    return vector_UD[[place_of[key] for key in keys]]

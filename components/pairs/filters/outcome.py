@@ -6,7 +6,8 @@ import pyarrow as pa
 from components.corpus.schema import PAIRS
 from components.monitor import Monitor
 from components.pairs.figures import score_histogram
-from components.pairs.filters.scores import ROWS_AT_ONCE, empty_side
+from components.pairs.filters.scores import empty_side
+from components.pairs.piecewise import ROWS_AT_ONCE
 from components.pairs.table import PairWriter, read_pairs
 from components.storage import Folder
 

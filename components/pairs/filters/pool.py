@@ -13,8 +13,8 @@ from components.corpus.digests import digests, find
 from components.corpus.schema import passage
 from components.corpus.tables import read_batches
 from components.corpus.words import normalise
-from components.pairs.filters.scores import ROWS_AT_ONCE
 from components.pairs.lookup import Lookup
+from components.pairs.piecewise import ROWS_AT_ONCE
 from components.pairs.table import read_pairs
 from components.search.shards import TableShards, write_tables
 from components.storage import Folder

@@ -1,24 +1,19 @@
-"""Scores of a pair table, computed piece by piece and kept where they survive a crash; the cut in them."""
+"""Scores of a pair table; the cut in them."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.corpus.tables import Piece, pieces_of, read_piece
+from components.corpus.tables import pieces_of
 from components.monitor import Monitor
-from components.pairs.table import PAIRS_FILE, gather_pairs
-from components.search.workers import Workers, over_shards
+from components.pairs.piecewise import Load, compute_pieces
+from components.pairs.table import PAIRS_FILE
+from components.search.workers import Workers
 from components.storage import Folder
-
-ROWS_AT_ONCE = 8192
-"""Pairs that are read and scored together."""
-
-Load = Callable[[str], Callable[[pa.Table], np.ndarray]]
-"""A device in, a scorer out: pairs in, a score each out, [N]. Travels to the workers."""
 
 
 @dataclass(frozen=True)
@@ -72,38 +67,21 @@ def score_pairs(pairs: Folder, load: Load, state: Folder, monitor: Monitor, work
     pieces = pieces_of(pairs, PAIRS_FILE)
     if not pieces:
         raise ValueError("filter: there are no pairs to filter")
-    scores = state / "scores"
-    there = set(scores.names("*.npy"))
-    missing = [piece.number for piece in pieces if _name(piece.number) not in there]
-    total = sum(piece.rows for piece in pieces)
-    done = total - sum(pieces[number].rows for number in missing)
-    settings = {"pieces": pieces, "load": load, "scores": scores}
-    for number in over_shards(_Scorer, settings, missing, workers) if missing else ():
-        done += pieces[number].rows
-        monitor.progress(done, total, "pairs")
-    return np.concatenate([np.load(io.BytesIO(scores.read(_name(piece.number)))) for piece in pieces])
+    scores = compute_pieces(pieces, partial(_load, load), state / "scores", monitor, workers)
+    return np.concatenate(list(scores))
 
 
-class _Scorer:
-    """One scorer in one process."""
+def _load(load: Load, device: str) -> Callable[[pa.Table], np.ndarray]:
+    score = load(device)
 
-    def __init__(self, pieces: Sequence[Piece], load: Load, scores: Folder, device: str) -> None:
-        self._pieces, self._scores = pieces, scores
-        self._score = load(device)
-
-    def __call__(self, number: int) -> None:
-        tables = gather_pairs(read_piece(self._pieces[number]), ROWS_AT_ONCE)
-        score_N = np.concatenate([self._of(table) for table in tables])
-        data = io.BytesIO()
-        np.save(data, score_N)
-        self._scores.write(_name(number), data.getvalue())
-
-    def _of(self, table: pa.Table) -> np.ndarray:
+    def score_full(table: pa.Table) -> np.ndarray:
         score_N = np.full(table.num_rows, np.nan, dtype=np.float32)
         rows = np.flatnonzero([reason is None for reason in empty_side(table)])
         if len(rows):
-            score_N[rows] = self._score(table.take(rows))
+            score_N[rows] = score(table.take(rows))
         return score_N
+
+    return score_full
 
 
 def check_numbers(score_N: np.ndarray, queries: Sequence[str], whose: str) -> np.ndarray:
@@ -119,10 +97,6 @@ def check_numbers(score_N: np.ndarray, queries: Sequence[str], whose: str) -> np
             f"query {queries[int(nan_N.argmax())][:80]!r}; its weights may be damaged, or `precision` too low for it"
         )
     return score_N
-
-
-def _name(number: int) -> str:
-    return f"{number:06d}.npy"
 
 
 def empty_side(piece: pa.Table) -> list[str | None]:

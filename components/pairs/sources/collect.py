@@ -64,7 +64,7 @@ def collect_pairs(
         raise ValueError(f"`kinds` is {kinds}; it names one or more of {', '.join(OF_A_CORPUS)}")
     train = split / "train"
     origins: Counter[str] = Counter()
-    with PairWriter(output, "rejected/pairs.parquet") as writer:
+    with PairWriter(output) as writer:
         for number, name in enumerate(kinds):
             label = Label(name, task, instruction, origin=name, language="")
             found = _find(name, train, passage_characters)

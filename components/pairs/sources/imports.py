@@ -57,7 +57,7 @@ def import_pairs(
         seed: of the order, and of what a kind draws.
         subset: of a data set of the hub.
         split: of a data set of the hub, or which judgements of a BEIR folder.
-        output: `pairs.parquet`, and `rejected/pairs.parquet` with reasons.
+        output: `pairs.parquet`, and `rejected/rejected.parquet` with reasons.
 
     Returns: rows_in, rows_out and rejected_<reason>.
 
@@ -72,7 +72,7 @@ def import_pairs(
     label = Label(kind, task or found_kind.task, instruction, origin or kind, language)
     with (
         tempfile.TemporaryDirectory(prefix="rows-") as scratch,
-        PairWriter(output, "rejected/pairs.parquet") as writer,
+        PairWriter(output) as writer,
     ):
         if found_kind.sorted_by:
             ordered: Iterable[Row] = _sorted(rows, found_kind, seed, Path(scratch))

@@ -7,6 +7,7 @@ from filter_pairs import BAD, outcome, run, write_pairs, write_parts
 
 from components.corpus.schema import PAIRS
 from components.model.embedder import Embedder
+from components.pairs.filters import cosine
 from components.pairs.filters.cosine import filter_by_cosine
 from components.storage import Folder
 
@@ -70,7 +71,7 @@ def test_quantile_drops_that_share_of_what_could_be_scored(
 def test_pieces_and_files_do_not_show(pairs, rows, model_directory, output, tmp_path, monitor, monkeypatch):
     model = Folder(str(model_directory))
     run(filter_by_cosine, pairs=pairs, model=model, quantile=0.5, output=output, monitor=monitor)
-    for module in ("components.pairs.filters.scores", "components.pairs.filters.outcome"):
+    for module in ("components.pairs.piecewise", "components.pairs.filters.outcome"):
         monkeypatch.setattr(f"{module}.ROWS_AT_ONCE", 4)
     parts, again = write_parts(Folder(str(tmp_path / "parts")), rows, 5), Folder(str(tmp_path / "again"))
     run(filter_by_cosine, pairs=parts, model=model, quantile=0.5, output=again, monitor=monitor)
@@ -86,16 +87,16 @@ def test_what_was_scored_before_a_crash_is_not_scored_again(
     pairs = write_parts(Folder(str(tmp_path / "parts")), rows, 10)
     state = Folder(str(tmp_path / "state"))
     encoded = []
-    encode = Embedder.encode
+    encode = cosine._encode
 
-    def counted(self, texts, side, *rest):
+    def counted(embedder, texts, side, *rest):
         if len(encoded) == 2:
             raise RuntimeError("the machine is gone")
-        encoded.append(len(texts))
-        return encode(self, texts, side, *rest)
+        encoded.extend([len(texts)] if side == "document" else [])
+        return encode(embedder, texts, side, *rest)
 
     settings = {"pairs": pairs, "model": Folder(str(model_directory)), "quantile": 0.5, "monitor": monitor}
-    monkeypatch.setattr(Embedder, "encode", counted)
+    monkeypatch.setattr(cosine, "_encode", counted)
     with pytest.raises(RuntimeError):
         run(filter_by_cosine, **settings, output=Folder(str(tmp_path / "lost")), state=state)
     assert len(state.files()) == 2
@@ -112,15 +113,15 @@ def test_what_was_scored_before_a_crash_is_not_scored_again(
 
 
 def test_a_score_that_is_no_number_is_turned_away(pairs, rows, model_directory, output, monitor, monkeypatch):
-    encode = Embedder.encode
+    encode = cosine._encode
     broken = rows[3]["positive"]
 
-    def with_nan(self, texts, *rest):
-        vectors = encode(self, texts, *rest)
+    def with_nan(embedder, texts, *rest):
+        vectors = encode(embedder, texts, *rest)
         vectors[[text == broken for text in texts]] = np.nan
         return vectors
 
-    monkeypatch.setattr(Embedder, "encode", with_nan)
+    monkeypatch.setattr(cosine, "_encode", with_nan)
     numbers = run(
         filter_by_cosine,
         pairs=pairs,

@@ -59,7 +59,7 @@ def test_both_kinds(split, tmp_path):
         "rows_in": 7, "rows_out": 3, "pairs_title_body": 1, "pairs_labelled": 2,
         "rejected_empty": 1, "rejected_query_is_positive": 2, "rejected_repeated": 1,
     }  # fmt: skip
-    rejected = Folder(str(tmp_path / "pairs")).read_table("rejected/pairs.parquet").to_pylist()
+    rejected = Folder(str(tmp_path / "pairs")).read_table("rejected/rejected.parquet").to_pylist()
     assert {(row["positive_id"], row["reason"]) for row in rejected} == {
         ("b", "empty"), ("b", "query_is_positive"), ("c", "query_is_positive"), ("d", "repeated"),
     }  # fmt: skip

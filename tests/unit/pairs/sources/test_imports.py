@@ -41,8 +41,8 @@ def imported(tmp_path, source, kind, **settings):
     numbers = import_pairs(source=str(source), kind=kind, output=output, monitor=Silent(), **settings)
     table = output.read_table("pairs.parquet")
     assert table.schema.equals(PAIRS)
-    there = output.exists("rejected/pairs.parquet")
-    rejected = output.read_table("rejected/pairs.parquet").to_pylist() if there else []
+    there = output.exists("rejected/rejected.parquet")
+    rejected = output.read_table("rejected/rejected.parquet").to_pylist() if there else []
     assert numbers["rows_out"] == table.num_rows
     assert numbers["rows_in"] == table.num_rows + len(rejected)
     reasons = Counter(row["reason"] for row in rejected)
