@@ -6,7 +6,6 @@ batch takes.
 """
 
 import asyncio
-import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem, FSSpecHandler, LocalFileSystem, PyFileSystem
 
+from components.corpus.digests import digests, find
 from components.storage import Folder
 
 ROWS = "rows"
@@ -94,22 +94,14 @@ class Finished:
     """The rows that need not be asked for again.
 
     Attributes:
-        digests_N: uint64, sorted: `id_digest` of each. failed: how many of them the writer failed for.
+        digests_N: int64, ascending, of their ids. failed: how many of them the writer failed for.
     """
 
     digests_N: np.ndarray
     failed: int
 
     def __contains__(self, row_id: str) -> bool:
-        digest = id_digest(row_id)
-        place = int(np.searchsorted(self.digests_N, digest))
-        return place < len(self.digests_N) and self.digests_N[place] == digest
-
-
-def id_digest(row_id: str) -> np.uint64:
-    """64 bits of a row's id: eight bytes a row are what is held of all rows."""
-    digest = hashlib.sha256(row_id.encode("utf-8", "surrogatepass")).digest()
-    return np.uint64(int.from_bytes(digest[:8], "big"))
+        return bool(find(self.digests_N, digests([row_id]))[1][0])
 
 
 def read_finished(state: Folder) -> Finished:
@@ -125,16 +117,16 @@ def read_finished(state: Folder) -> Finished:
 
 def _read_finished(paths: list[str], state: Folder) -> Finished:
     if not paths:
-        return Finished(np.zeros(0, dtype=np.uint64), 0)
-    digests, failed = [], set()
+        return Finished(np.zeros(0, dtype=np.int64), 0)
+    found, failed = [], set()
     table = ds.dataset(paths, filesystem=arrow_filesystem(state), format="parquet", schema=ANSWERS)
     for batch in table.to_batches(columns=[ID, "fault", "error"]):
         ids = batch.column(ID).to_pylist()
-        digests.append(np.array([id_digest(row_id) for row_id in ids], dtype=np.uint64))
+        found.append(digests(ids))
         failed |= {
             row_id for row_id, error in zip(ids, batch.column("error").to_pylist(), strict=True) if error
         }
-    return Finished(np.unique(np.concatenate(digests)), len(failed))
+    return Finished(np.unique(np.concatenate(found)), len(failed))
 
 
 def ask_failures_again(state: Folder) -> None:

@@ -1,6 +1,5 @@
 """Answers in, pairs out: every finished row is judged, and stands in the pairs or among the rejected."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
+from components.corpus.digests import digests
 from components.corpus.schema import PAIRS, content_id
 from components.corpus.tables import TableWriter
 from components.corpus.words import words
@@ -24,7 +24,7 @@ from components.synthesis.written import read_texts
 
 ORIGIN = "synthetic"
 
-_JUDGED = pa.schema([*ANSWERS, pa.field("reason", pa.string()), pa.field("query_digest", pa.uint64())])
+_JUDGED = pa.schema([*ANSWERS, pa.field("reason", pa.string()), pa.field("query_digest", pa.int64())])
 _REJECTED = pa.schema([*ANSWERS, pa.field("reason", pa.string(), nullable=False)])
 
 
@@ -56,16 +56,16 @@ def collect(
     Data, out of core; here ten bytes a row are held, and one block of them.
     """
     judged = _judged(state, prompts, longest_words).materialize()
-    digests, repeated, wrong = [], [], []
+    query_digests, repeated, wrong = [], [], []
     last = None
     for block in _blocks(judged):
         ids = block.column(ID).to_pylist()
         repeated.append(np.array([key == before for key, before in pairwise([last, *ids])], dtype=bool))
-        digests.append(block.column("query_digest").fill_null(0).to_numpy())
+        query_digests.append(block.column("query_digest").to_numpy())
         wrong.append(np.array(block.column("reason").is_valid()))
         last = ids[-1] if ids else last
     repeated_N = np.concatenate(repeated)
-    duplicate_N = _later_ones(np.concatenate(digests), ~np.concatenate(wrong) & ~repeated_N)
+    duplicate_N = _later_ones(np.concatenate(query_digests), ~np.concatenate(wrong) & ~repeated_N)
 
     families: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -99,13 +99,11 @@ def collect(
 def _judged(state: Folder, prompts: Prompts, longest_words: int) -> Dataset:
     def judge(answers: pa.Table) -> pa.Table:
         judge = Judge(prompts, longest_words)
-        reasons, digests = [], []
-        for row in answers.to_pylist():
-            reason = row["fault"] or judge.reason(row)
-            reasons.append(reason)
-            digests.append(None if reason else _query_digest(row))
+        rows = answers.to_pylist()
+        reasons = [row["fault"] or judge.reason(row) for row in rows]
+        keys = ["" if reason else _query_key(row) for row, reason in zip(rows, reasons, strict=True)]
         table = answers.append_column("reason", pa.array(reasons, pa.string()))
-        return table.append_column("query_digest", pa.array(digests, pa.uint64())).cast(_JUDGED)
+        return table.append_column("query_digest", pa.array(digests(keys))).cast(_JUDGED)
 
     rows = ray.data.read_parquet(answer_paths(state), filesystem=arrow_filesystem(state))
     return rows.map_batches(judge, batch_format="pyarrow").sort(ID)
@@ -123,10 +121,9 @@ def _later_ones(digest_N: np.ndarray, fair_N: np.ndarray) -> np.ndarray:
     return later_N
 
 
-def _query_digest(row: dict[str, Any]) -> int:
-    """64 bits of a query's words and its family."""
-    key = " ".join([row["family"], *words(read_texts(row).query)])
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+def _query_key(row: dict[str, Any]) -> str:
+    """A query's words and its family."""
+    return " ".join([row["family"], *words(read_texts(row).query)])
 
 
 def _pair(row: dict[str, Any], prompts: Prompts, provenance: Provenance) -> dict[str, Any]:

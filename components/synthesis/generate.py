@@ -22,6 +22,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayActorError
 
+from components.corpus.digests import digests
 from components.corpus.schema import DOCUMENTS
 from components.monitor import Monitor
 from components.pairs.table import REJECTED_FILE
@@ -32,7 +33,6 @@ from components.synthesis.answers import (
     arrow_filesystem,
     ask_failures_again,
     forget_failures,
-    id_digest,
     read_finished,
 )
 from components.synthesis.collect import Provenance, collect
@@ -196,7 +196,11 @@ def _prepare(split: Folder, settings: Settings, llm: str) -> _Task:
     documents, languages = _survey(split)
     rates = keep_rates(languages, draws.corpus_languages)
     _check_languages(languages, rates, draws, prompts)
-    used = sum(is_kept(key, settings.seed, rates.get(language, 0.0)) for key, language in _read_ids(split))
+    used = sum(
+        is_kept(key, settings.seed, rates.get(language, 0.0))
+        for batch in _read_ids(split)
+        for key, language in zip(*batch, strict=True)
+    )
     return _Task(split, settings, llm, prompts, personas, draws, documents, used, rates)
 
 
@@ -328,24 +332,23 @@ def _survey(split: Folder) -> tuple[int, Counter[str]]:
     if missing:
         raise ValueError(f"{SOURCE} of the split has no column {missing[0]}")
     languages: Counter[str] = Counter()
-    digests = []
-    for document_id, language in _read_ids(split):
-        languages[language] += 1
-        digests.append(id_digest(document_id))
-    if not digests:
+    found = [np.empty(0, dtype=np.int64)]
+    for ids, spoken in _read_ids(split):
+        languages.update(spoken)
+        found.append(digests(ids))
+    id_N = np.concatenate(found)
+    if not len(id_N):
         raise ValueError(f"{SOURCE} of the split holds no document to write queries for")
-    repeated = len(digests) - len(np.unique(np.array(digests, dtype=np.uint64)))
-    if repeated:
+    if repeated := len(id_N) - len(np.unique(id_N)):
         raise ValueError(f"{SOURCE} of the split holds {repeated} document ids more than once")
-    return len(digests), languages
+    return len(id_N), languages
 
 
-def _read_ids(split: Folder) -> Iterator[tuple[str, str]]:
+def _read_ids(split: Folder) -> Iterator[tuple[list[str], list[str]]]:
+    """Ids and languages, some at a time."""
     with split.open(SOURCE) as source:
         for batch in pq.ParquetFile(source).iter_batches(columns=["document_id", "language"]):
-            yield from zip(
-                *(batch.column(name).to_pylist() for name in ("document_id", "language")), strict=True
-            )
+            yield batch.column("document_id").to_pylist(), batch.column("language").to_pylist()
 
 
 def _check_chat_template(writer: Folder) -> None:

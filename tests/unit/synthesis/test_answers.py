@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from components.corpus.digests import digests
 from components.storage import Folder
 from components.synthesis import answers
 from components.synthesis.answers import (
@@ -14,7 +15,6 @@ from components.synthesis.answers import (
     AnswerLog,
     ask_failures_again,
     forget_failures,
-    id_digest,
     read_finished,
 )
 
@@ -106,7 +106,7 @@ def test_a_row_that_stands_twice_counts_once(state: Folder):
     record(state, "first", [answer("a"), answer("b", "no answer")])
     record(state, "second", [answer("b", "no answer")])
     finished = read_finished(state)
-    assert finished.digests_N.tolist() == sorted([id_digest("a"), id_digest("b")])
+    assert finished.digests_N.tolist() == sorted(digests(["a", "b"]))
     assert finished.failed == 1
 
 

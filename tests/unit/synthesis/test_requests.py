@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.synthesis.answers import Finished, id_digest
+from components.corpus.digests import digests
+from components.synthesis.answers import Finished
 from components.synthesis.draws import Draws
 from components.synthesis.prompts import load_prompts
 from components.synthesis.requests import make_requests
@@ -89,7 +90,7 @@ def test_what_cannot_be_asked_says_why():
 
 
 def test_finished_rows_and_languages_without_a_share_are_left_out():
-    finished = Finished(np.array([id_digest("d1")], dtype=np.uint64), 0)
+    finished = Finished(digests(["d1"]), 0)
     assert [row["document_id"] for row in ask(numbered(3), finished)] == ["d0", "d2"]
     table = documents([{"document_id": "a"}, {"document_id": "b", "language": "zh"}])
     made = make_requests(table, PROMPTS, Draws(), {"zh": 1.0}, NOTHING, 30, seed=0)
