@@ -1,7 +1,7 @@
 """Which of the candidates become negatives."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,19 +54,23 @@ class Rules:
         return near_BK
 
 
-Veto = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Test = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Pairs by number and places among their candidates, int64 [J] each, to whether each may not be a negative."""
 
 
 def choose(
-    candidates: Candidates, pair_ids: Sequence[str], passage_BK: np.ndarray, rules: Rules, veto: Veto | None
+    candidates: Candidates,
+    pair_ids: Sequence[str],
+    passage_BK: np.ndarray,
+    rules: Rules,
+    tests: Mapping[str, Test],
 ) -> tuple[list[np.ndarray], Counter[str]]:
     """Places of the negatives of each pair among its candidates, rising, and what was turned away by rule.
 
     Args:
         passage_BK: int64, hashes of the candidates' normalised passages: of copies the first in rank stands for
             all.
-        veto: asked for candidates that pass every other rule, in the order in which they would be taken.
+        tests: by name, asked for candidates that pass every rule, in the order in which they would be taken.
     """
     there_BK = candidates.row_BK >= 0
     near_BK = rules.is_near_copy(candidates) & there_BK
@@ -90,11 +94,15 @@ def choose(
         if not taken:
             return [np.array(sorted(places), dtype=np.int64) for places in chosen], excluded
         row_J, place_J = np.array(taken).T
-        vetoed_J = veto(row_J, place_J) if veto else np.zeros(len(taken), dtype=bool)
-        excluded["veto"] += int(vetoed_J.sum())
-        for (row, place), vetoed in zip(taken, vetoed_J.tolist(), strict=True):
+        good_J = np.ones(len(taken), dtype=bool)
+        for name, test in tests.items():
+            asked = np.flatnonzero(good_J)
+            turned_away = test(row_J[asked], place_J[asked])
+            excluded[name] += int(turned_away.sum())
+            good_J[asked[turned_away]] = False
+        for (row, place), good in zip(taken, good_J.tolist(), strict=True):
             waiting[row] = waiting[row][1:]
-            if not vetoed:
+            if good:
                 chosen[row].append(place)
 
 

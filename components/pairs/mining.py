@@ -77,7 +77,8 @@ def mine_negatives(
         relative_margin: a negative scores below this share of the positive's score (TopK-PercPos of
             NV-Retriever, arXiv 2407.15831, which takes 0.95); None: no such bound.
         absolute_margin: a negative scores below the positive's score less this; None: no such bound.
-        exclude: what is kept from being a negative; all of it, except to see what that does.
+        exclude: what is kept from being a negative; all of it, except to see what that does. A document that holds
+            the positive word for word is a near-copy, too (of positives with `choice.FEW_WORDS` distinct words).
         near_copy_words: a document that shares this part of its words with a known positive (Jaccard similarity
             of the word sets, of texts with `choice.FEW_WORDS` distinct words and more) is a near-copy; None: off.
         near_copy_cosine: so is one whose cosine with a known positive reaches this; None: off.

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.corpus.schema import PAIRS
+from components.corpus.words import normalise, words
 from components.model.embedder import Precision
 from components.model.inference import inference_reranker
 from components.model.reranker import Reranker
 from components.pairs.arrays import read_arrays, write_arrays
 from components.pairs.audit import CASE, SHOWN_CHARACTERS, BlockAudit, examine
 from components.pairs.candidates import Candidates, Store, gather
-from components.pairs.choice import Rules, Veto, choose
+from components.pairs.choice import FEW_WORDS, Rules, Test, choose
 from components.pairs.filters.scores import check_numbers
 from components.pairs.known import Known
 from components.pairs.rounds import Outgrown
@@ -135,8 +136,12 @@ class BlockMiner:
         part = _of_rows(candidates, rows)
         passage_BK = _passages(part.row_BK, blocks.store)
         pair_ids = table["pair_id"].take(pa.array(rows)).to_pylist()
-        veto = self._veto(table, rows, part) if self._reranker else None
-        places, excluded = choose(part, pair_ids, passage_BK, blocks.rules, veto)
+        tests: dict[str, Test] = {}
+        if "near_copies" in blocks.rules.exclude:
+            tests["near_copy"] = self._holds_positive(table, rows, part)
+        if self._reranker:
+            tests["veto"] = self._veto(table, rows, part)
+        places, excluded = choose(part, pair_ids, passage_BK, blocks.rules, tests)
         chosen: list[np.ndarray] = [np.empty(0, np.int64)] * len(mine_B)
         for row, found in zip(rows.tolist(), places, strict=True):
             chosen[row] = found
@@ -175,7 +180,24 @@ class BlockMiner:
         first_B[kept] = np.where(np.isnan(plan.first_score_B), present_B, plan.first_score_B)[kept]
         return mine_B, first_B, score_J[kept[pair_J]]
 
-    def _veto(self, table: pa.Table, rows: np.ndarray, candidates: Candidates) -> Veto:
+    def _holds_positive(self, table: pa.Table, rows: np.ndarray, candidates: Candidates) -> Test:
+        """Whether the positive stands in a candidate word for word: a page answers what a passage of it does."""
+        positives = [normalise(text) for text in table["positive"].take(pa.array(rows)).to_pylist()]
+        long_B = np.array([len(set(words(text))) >= FEW_WORDS for text in positives], dtype=bool)
+
+        def holds(row_J: np.ndarray, place_J: np.ndarray) -> np.ndarray:
+            found_J = long_B[row_J]
+            asked = np.flatnonzero(found_J)
+            texts = self._texts(candidates.row_BK[row_J[asked], place_J[asked]])["text"].to_pylist()
+            found_J[asked] = [
+                positives[row] in normalise(text)
+                for row, text in zip(row_J[asked].tolist(), texts, strict=True)
+            ]
+            return found_J
+
+        return holds
+
+    def _veto(self, table: pa.Table, rows: np.ndarray, candidates: Candidates) -> Test:
         """Asks the reranker, which sees the query with the candidate and with the positive."""
         reranker = self._reranker
         assert reranker is not None

@@ -50,7 +50,7 @@ def plan_reranking(
     Args:
         pairs: `pairs.parquet` (pair table), as `prepare_reranking` or `mine_negatives` leave it.
         model: reranker directory that tokenizer, prompt and length are taken from.
-        objective: fields of `components.objective.yes_no.Judging`; what its loss needs, every row must have.
+        objective: fields of `components.objective.judging.Judging`; what its loss needs, every row must have.
         batch_size: rows, that is queries, of a global batch over all workers; 1 or more.
         negatives_per_query: the first so many negatives of a row are taken; None: all of them.
         epochs, steps, task_weights, keep_last, seed: as in `plan_batches`.

@@ -30,7 +30,7 @@ def train_reranker(
     Args:
         batches: what `plan_reranking` wrote, for an objective of the same needs.
         model: the reranker directory to start from.
-        objective: fields of `components.objective.yes_no.Judging`.
+        objective: fields of `components.objective.judging.Judging`.
         output: takes `model/`, `checkpoints/step-000123/` and `history.parquet`.
 
     Returns: as `train_stage`.

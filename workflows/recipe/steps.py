@@ -237,7 +237,8 @@ class Mine(Section):
         "copies",
         "near_copies",
     ]
-    """What is never a negative: judged answers, documents of the same text, documents of nearly the same."""
+    """What is never a negative: judged answers, documents of the same text, documents of nearly the same, or that hold
+    the positive."""
     near_copy_words: Share | None = 0.5
     """A document that shares this part of its words with a known positive is a near-copy of it."""
     near_copy_cosine: Share | None = 0.95

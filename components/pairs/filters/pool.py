@@ -21,8 +21,7 @@ from components.storage import Folder
 
 DOCUMENTS_FILE = "documents.parquet"
 TEXTS_OF_A_DOCUMENT = 16
-"""An id under which more texts stand is that of a class, or of a long page with all its passages: of these one does not
-answer what another does."""
+"""An id under which more texts stand is no document's but that of a class, whose texts its queries tell already."""
 
 
 class Links:

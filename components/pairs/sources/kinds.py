@@ -95,8 +95,7 @@ def neighbours(rows: Iterable[Row], *, passage_characters: Annotated[int, Field(
     """Each passage of a text with the next one (cpt-text, arXiv 2201.10005, 3).
 
     The passages do not overlap. They hold at most so many characters and end where a paragraph, sentence,
-    line or word does. A text of one passage has no neighbours. A passage has the id of the document that it stands
-    in, which answers the query too and is nothing to learn against.
+    line or word does. A text of one passage has no neighbours.
     """
     for row in rows:
         passages = _passages(row["text"] or "", passage_characters)
@@ -108,12 +107,7 @@ def neighbours(rows: Iterable[Row], *, passage_characters: Annotated[int, Field(
                 "language": row.get("language"),
             }
         for query, positive in itertools.pairwise(passages):
-            yield {
-                "query": query,
-                "positive": positive,
-                "positive_id": row.get("document_id"),
-                "language": row.get("language"),
-            }
+            yield {"query": query, "positive": positive, "language": row.get("language")}
 
 
 def _passages(text: str, longest: int) -> list[str]:
@@ -277,7 +271,7 @@ KINDS: dict[str, Kind] = {
         options={"min_score": None},
     ),
     "title_body": Kind(title_body, {"title": ("title",), "text": _TEXT}, _ROW_OF_A_CORPUS),
-    "neighbours": Kind(neighbours, {"text": _TEXT}, _ROW_OF_A_CORPUS, options={"passage_characters": 512}),
+    "neighbours": Kind(neighbours, {"text": _TEXT}, _LANGUAGE, options={"passage_characters": 512}),
     "same_text": Kind(same_text, {"text": _TEXT}, _ROW_OF_A_CORPUS, task="similarity", equal_sides=True),
     "nli": Kind(
         nli,

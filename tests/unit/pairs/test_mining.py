@@ -358,6 +358,27 @@ def test_negatives_that_the_model_still_finds_hard_stay(planted, model_directory
     }
 
 
+@pytest.mark.parametrize(("positive_words", "exclude", "found"), [
+    (30, ["near_copies"], False), (30, ["known_positives", "copies"], True), (8, ["near_copies"], True),
+])  # fmt: skip
+def test_a_page_is_no_negative_of_a_passage_that_it_holds(
+    planted, model_directory, tmp_path, positive_words, exclude, found
+):
+    folder, split, documents, pairs = planted
+    passage_of_page = " ".join(f"w{word}" for word in range(100, 100 + positive_words))
+    before, after = (words(np.random.default_rng(seed), 90) for seed in (1, 2))
+    documents["page"] = ("w3", f"{before}\n{passage_of_page.upper()}  {after}")
+    write_corpus(split / "train", documents, [], [])
+    rows = [pairs[4] | {"positive": passage_of_page}]
+    folder.write_table("pairs.parquet", conform(pa.Table.from_pylist(rows), PAIRS))
+    mined, numbers = mine(
+        planted, model_directory, Folder(str(tmp_path / "out")), exclude=exclude, relative_margin=None,
+        window=[0, 61], negatives_per_query=61,
+    )  # fmt: skip
+    assert ("page" in mined["p4"]["negative_ids"]) is found
+    assert (numbers["share_near_copy"] > 0) is not found
+
+
 def test_negatives_that_are_mined_anew_are_counted_before_they_go(planted, model_directory, tmp_path):
     first = Folder(str(tmp_path / "first"))
     _, numbers = mine(planted, model_directory, first, negatives_per_query=2)

@@ -239,7 +239,7 @@ def test_a_class_of_many_texts_is_known_by_its_queries(model_directory, tmp_path
     assert 0 < len(kept) < len(rows)
 
 
-def test_the_passages_of_a_long_page_do_not_all_answer_its_queries(tmp_path):
+def test_many_texts_under_one_id_do_not_all_answer_its_queries(tmp_path):
     rows = [pair(row, f"query {row}", f"passage {row}", positive_id="page") for row in range(40)]
     rows += [pair(row, f"query {row}", f"passage {row}", positive_id="short page") for row in range(40, 42)]
     pairs = write_pairs(Folder(str(tmp_path / "pages")), rows)
