@@ -15,14 +15,13 @@ import pyarrow as pa
 
 from components.corpus.digests import digests, find
 from components.corpus.judgements import carry_judgements, judged_documents
-from components.corpus.schema import DOCUMENTS, PAIRS, conform, rejected_schema
+from components.corpus.schema import DOCUMENTS, PAIRS, PAIRS_FILE, conform, rejected_schema
 from components.corpus.tables import Piece, TableWriter, count_rows, pieces_of, read_batches, read_piece
 from components.corpus.workers import Columns, over_pieces
 from components.monitor import Monitor
 from components.storage import Folder
 
 DOCUMENTS_TABLE = "documents.parquet"
-PAIRS_TABLE = "pairs.parquet"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def rewrite_pairs(
     """Write pairs.parquet and rejected/pairs.parquet; otherwise as `rewrite_documents`."""
     nobody = np.empty(0, dtype=np.int64)
     numbers, _, _ = _rewrite(
-        pairs, PAIRS_TABLE, PAIRS, "pair_id", nobody, output, prepare, num_workers, name, monitor
+        pairs, PAIRS_FILE, PAIRS, "pair_id", nobody, output, prepare, num_workers, name, monitor
     )
     return numbers
 

@@ -54,6 +54,10 @@ PAIRS = pa.schema(
     ]
 )
 
+PAIRS_FILE = "pairs.parquet"
+REJECTED_FILE = "rejected/rejected.parquet"
+"""Beside the pairs: those that were turned away, with their reason."""
+
 
 def rejected_schema(schema: pa.Schema) -> pa.Schema:
     """Of rows of a table that are turned away: `reason` is one of few words, `detail` says more."""

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.corpus.digests import digests
-from components.corpus.schema import PAIRS
+from components.corpus.schema import PAIRS, PAIRS_FILE, REJECTED_FILE
 from components.corpus.tables import TableWriter, pieces_of, read_batches, read_piece
 from components.model.embedder import Precision
 from components.model.inference import inference_reranker
 from components.monitor import Monitor
 from components.pairs.filters.scores import check_numbers, empty_side
 from components.pairs.piecewise import compute_pieces
-from components.pairs.table import PAIRS_FILE, REJECTED, REJECTED_FILE, read_pairs
+from components.pairs.table import REJECTED, read_pairs
 from components.search.workers import Workers
 from components.storage import Folder
 

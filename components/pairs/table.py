@@ -7,12 +7,10 @@ from types import TracebackType
 
 import pyarrow as pa
 
-from components.corpus.schema import PAIRS, conform
+from components.corpus.schema import PAIRS, PAIRS_FILE, REJECTED_FILE, conform
 from components.corpus.tables import BATCH_ROWS, TableWriter, count_rows, read_batches
 from components.storage import Folder
 
-PAIRS_FILE = "pairs.parquet"
-REJECTED_FILE = "rejected/rejected.parquet"
 REJECTED = pa.schema(
     [*(field.with_nullable(True) for field in PAIRS), pa.field("reason", pa.string(), nullable=False)]
 )

@@ -12,10 +12,9 @@ import ray
 from ray.data import Dataset
 
 from components.corpus.digests import digests
-from components.corpus.schema import PAIRS, content_id
+from components.corpus.schema import PAIRS, PAIRS_FILE, REJECTED_FILE, content_id
 from components.corpus.tables import TableWriter
 from components.corpus.words import words
-from components.pairs.table import PAIRS_FILE, REJECTED_FILE
 from components.storage import Folder
 from components.synthesis.answers import ANSWERS, ID, answer_paths, arrow_filesystem
 from components.synthesis.prompts import Prompts

@@ -23,9 +23,8 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayActorError
 
 from components.corpus.digests import digests
-from components.corpus.schema import DOCUMENTS
+from components.corpus.schema import DOCUMENTS, REJECTED_FILE
 from components.monitor import Monitor
-from components.pairs.table import REJECTED_FILE
 from components.ray_data import data_context
 from components.storage import Folder
 from components.synthesis.answers import (

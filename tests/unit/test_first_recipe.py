@@ -238,7 +238,10 @@ def cli_recipe(name):
 def test_every_field_that_a_docstring_explains_is_explained_in_the_schema():
     schema = json.loads(to_json_schema(Recipe))
     mine = schema["$defs"]["Mine"]["properties"]
-    assert mine["window"]["description"] == "Ranks to draw from: first, and one past the last."
+    assert (
+        mine["relative_margin"]["description"]
+        == "A negative scores below this share of the positive's score."
+    )
     profile = json.loads(to_json_schema(Profile))
     assert profile["properties"]["workers"]["description"] == "Training workers."
     jsonschema.validate(PROFILES["laptop"].model_dump(), profile)

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.corpus.schema import PAIRS_FILE
 from components.corpus.tables import pieces_of
 from components.monitor import Monitor
 from components.pairs.piecewise import Load, compute_pieces
-from components.pairs.table import PAIRS_FILE
 from components.search.workers import Workers
 from components.storage import Folder
 
