@@ -131,7 +131,7 @@ class KnownPositives:
         )
 
 
-def check_links(what: str, count_U: np.ndarray, rows: int) -> None:
+def check_links(count_U: np.ndarray, rows: int) -> None:
     """Refuse queries of which so much is known that what is known of `rows` in a row fits no memory.
 
     Args:
@@ -143,7 +143,7 @@ def check_links(what: str, count_U: np.ndarray, rows: int) -> None:
     sums = np.add.reduceat(count_U, np.arange(0, len(count_U), rows)) if len(count_U) else count_U
     if sums.max(initial=0) > MOST_LINKS:
         raise ValueError(
-            f"{what}: {min(rows, len(count_U))} queries have {sums.max()} known positives by id and by text, and "
+            f"mine: {min(rows, len(count_U))} queries have {sums.max()} known positives by id and by text, and "
             f"{MOST_LINKS} are the most that can be held; in large classes (kind same_class) each text answers every "
             "other: leave such pairs out of this step"
         )

@@ -145,7 +145,7 @@ def mine_negatives(
         pairs, split / "train", documents, state, **sizes, with_negatives=replace == "outgrown"
     )
     known = KnownPositives(documents, index.answers)
-    check_links("mine", known.counts(index.id_U, index.text_U), rows_per_shard)
+    check_links(known.counts(index.id_U, index.text_U), rows_per_shard)
 
     def encode(texts: TableShards, side: Side, name: str) -> Shards:
         where = (model, state / name, monitor)

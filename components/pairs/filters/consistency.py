@@ -12,7 +12,7 @@ from components.monitor import Monitor
 from components.pairs.filters.outcome import write_outcome
 from components.pairs.filters.pool import Pool, build_pool, query_keys
 from components.pairs.filters.scores import empty_side
-from components.pairs.known import check_links
+from components.pairs.known import MOST_LINKS
 from components.pairs.piecewise import ROWS_AT_ONCE
 from components.pairs.table import count_pairs, read_pairs
 from components.pairs.vectors import cosines
@@ -74,8 +74,7 @@ def filter_by_consistency(
         pool_passages, score_mean_kept and score_mean_rejected.
 
     Raises:
-        ValueError: k or pool_size is below 1, no pairs, queries with too many known answers, a vector that is
-            not finite, or none is kept.
+        ValueError: k or pool_size is below 1, no pairs, a vector that is not finite, or none is kept.
     """
     for name, value in (("k", k), ("pool_size", pool_size)):
         if value < 1:
@@ -85,7 +84,8 @@ def filter_by_consistency(
     pool = build_pool(pairs, documents, pool_size, seed, state / "pool-texts", rows_per_shard)
     scored = _index(pairs, pool)
     links_U = pool.answers.count(scored.id_U) + pool.answers.count(scored.text_U)
-    check_links("filter", links_U, rows_per_shard)
+    # Of a large class each text answers every other: then fewer queries are looked at together.
+    query_rows = min(rows_per_shard, max(1, MOST_LINKS // max(1, int(links_U.max()))))
 
     def encode(name: str, side: Side, texts: TableShards) -> Shards:
         return encode_shards(
@@ -94,11 +94,11 @@ def filter_by_consistency(
             workers=Workers(num_workers, num_cpus, num_gpus),
         )  # fmt: skip
 
-    queries = write_tables(_queries(pairs), state / "query-texts", rows_per_shard)
+    queries = write_tables(_queries(pairs), state / "query-texts", query_rows)
     outside = write_tables(_outside(pairs, pool), state / "outside-texts", rows_per_shard)
     passage_PD, query_ND = encode("pool", "document", pool.texts), encode("query", "query", queries)
     outside_OD = encode("outside", "document", outside)
-    found = Shards(state / "found", queries.rows, rows_per_shard)
+    found = Shards(state / "found", queries.rows, queries.rows_per_shard)
 
     def known(shard: int) -> Barred:
         return _known(scored, pool, queries.span(shard))

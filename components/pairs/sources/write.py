@@ -80,7 +80,7 @@ def _whole_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for table in tables:
         if not table.num_rows:
             continue
-        table = pa.concat_tables([held, table]) if held else table
+        table = pa.concat_tables([held, table]) if held is not None else table
         last = pc.index(table["pair_id"], table["pair_id"][-1]).as_py()
         if last:
             yield table.slice(0, last)
@@ -99,22 +99,19 @@ def _united(table: pa.Table) -> tuple[pa.Table, list[bool]]:
     if not any(again):
         return table, again
     columns = [table[name].to_pylist() for name in _NEGATIVES]
-    first = 0
-    for row, repeated in enumerate(again):
-        first = first if repeated else row
-        if not repeated or not columns[0][row]:
-            continue
-        there = set(columns[0][first] or ())
-        more = [
-            each for each in zip(*(column[row] for column in columns), strict=True) if each[0] not in there
-        ]
-        for column, new in zip(columns, zip(*more, strict=True), strict=False):
-            column[first] = [*(column[first] or ()), *new]
+    texts, ids = columns
+    for _, group in itertools.groupby(range(len(pair_ids)), key=pair_ids.__getitem__):
+        rows = list(group)
+        united: dict[str, str] = {}
+        for row in rows:
+            for text, negative_id in zip(texts[row] or (), ids[row] or (), strict=True):
+                united.setdefault(text, negative_id)
+        if len(rows) > 1 and united:
+            texts[rows[0]], ids[rows[0]] = list(united), list(united.values())
     for name, column in zip(_NEGATIVES, columns, strict=True):
+        field = table.schema.field(name)
         place = table.schema.get_field_index(name)
-        table = table.set_column(
-            place, table.schema.field(name), pa.array(column, table.schema.field(name).type)
-        )
+        table = table.set_column(place, field, pa.array(column, field.type))
     return table, again
 
 

@@ -13,6 +13,7 @@ from components.corpus.words import normalise
 from components.model.embedder import Embedder
 from components.model.source import import_model
 from components.monitor import Silent
+from components.pairs.filters import consistency
 from components.pairs.filters.consistency import filter_by_consistency
 from components.pairs.filters.pool import build_pool, query_keys
 from components.storage import Folder
@@ -217,8 +218,12 @@ def test_what_is_known_of_one_answer_to_many_questions_grows_with_the_questions(
     assert len(which) == 2 * questions  # each by its id and by its text
 
 
-def test_a_class_of_many_texts_is_known_by_its_queries(model_directory, tmp_path, output, monitor):
-    """Each text of a class answers every other, whatever the number of texts under the id of the class."""
+@pytest.mark.parametrize("most_links", [consistency.MOST_LINKS, 100, 1])
+def test_a_class_of_many_texts_is_known_by_its_queries(
+    model_directory, tmp_path, output, monitor, monkeypatch, most_links
+):
+    """Each text of a class answers every other, however many there are and however few are looked at at once."""
+    monkeypatch.setattr(consistency, "MOST_LINKS", most_links)
     rows = [
         pair(row, f"w{row}", f"w{row + 1}", query_id=f"class {row % 2}", positive_id=f"class {row % 2}")
         for row in range(50)

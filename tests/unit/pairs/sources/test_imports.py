@@ -99,12 +99,14 @@ def test_the_negatives_of_triples_with_one_each_are_united(tmp_path, monkeypatch
         {"anchor": f"q{n % 7}", "positive": f"p{n % 7}", "negative": f"n{n}", "negative_ids": f"i{n}"}
         for n in range(70)
     ]
-    rows.append({"anchor": "q0", "positive": "p0", "negative": "n7", "negative_ids": "i7"})
+    twice = {"negative": ["n7", "n7"], "negative_ids": ["i7", "i7"]}
+    rows.append({"anchor": "q0", "positive": "p0"} | twice)
     path = written(tmp_path, rows)
     whole, rejected, _ = imported(tmp_path, path, "labelled")
     assert {row["query"]: set(row["negatives"]) for row in whole} == {
         f"q{pair}": {f"n{number}" for number in range(70) if number % 7 == pair} for pair in range(7)
     }
+    assert all(len(row["negatives"]) == 10 for row in whole)
     assert all([f"i{text[1:]}" for text in row["negatives"]] == row["negative_ids"] for row in whole)
     assert Counter(row["reason"] for row in rejected) == {"repeated": 64}
     monkeypatch.setattr(write, "_ROWS_AT_ONCE", 5)
